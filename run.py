@@ -1,0 +1,171 @@
+"""Train a context encoder to complete faces, test it, and leave pictures and numbers to look at.
+
+    python run.py                     train on the packaged faces, then test
+    python run.py --data DIR          the same on the images below DIR
+    python run.py --test_only         test a trained model
+"""
+import argparse
+import math
+import os
+import signal
+import sys
+import warnings
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own chatter, before it is imported
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
+warnings.filterwarnings('ignore', category=DeprecationWarning)
+
+from datamanager import DataError, Dataset, shown
+
+
+def number(kind, low, high):
+    """An argparse type: a finite `kind` (int or float) from low to high."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError('%r is not %s from %g to %g' % (
+                text, 'a whole number' if kind is int else 'a number', low, high))
+        return value
+    return parse
+
+
+def size(text):
+    """An argparse type: '128' or '112x92' (height x width) to (height, width)."""
+    sides = text.lower().split('x')
+    if len(sides) > 2 or not all(side.isdigit() and 32 <= int(side) <= 4096 for side in sides):
+        raise argparse.ArgumentTypeError('%r is not a size such as 128 or 112x92, sides from 32 to 4096' % text)
+    return int(sides[0]), int(sides[-1])
+
+
+def parse(arguments=None):
+    """The command line as a namespace; argparse ends the program with status 2 where it is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
+        'split where both exist, else the last tenth by path tests (default: the packaged ORL faces)',
+        default=argparse.SUPPRESS)
+    add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
+        help='pixels of the pictures (default: 128, the packaged faces 112x92)')
+    add('--mask', metavar='KIND', default=argparse.SUPPRESS,
+        help='what is hidden: center, random, lower (as a face mask does), or FILE.png, white = hole (default: center)')
+    add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
+    add('--batch', type=number(int, 1, 4096), default=8, help='faces a step; small ones learn more an epoch')
+    add('--lr', type=number(float, 1e-8, 1), default=5e-4, help='learning rate at the start, falls along a half cosine')
+    add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
+        'squared error; 0 trains without an adversary: less error, blurred faces')
+    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
+    add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
+    add('--test_only', action='store_true', help='test the trained model, do not train')
+    add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
+    add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
+    add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
+    options = parser.parse_args(arguments)
+    for name in ('data', 'size', 'mask'):  # absent unless given
+        vars(options).setdefault(name, None)
+    return options
+
+
+def announce(options, dataset, network):
+    """Say what is about to happen."""
+    import neuralnet
+    import tensorflow.compat.v1 as tf
+    with tf.Session() as session:
+        devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
+    for reason in dataset.skipped[:20]:
+        print('skipped ' + reason)
+    if len(dataset.skipped) > 20:
+        print('skipped %d more' % (len(dataset.skipped) - 20))
+    print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
+    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
+        (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
+    print('weights: generator %s, discriminator %s' % tuple('{:,}'.format(neuralnet.parameters(variables)) for variables
+                                                           in (network.generator_variables, network.discriminator_variables)))
+    print('steps an epoch: %d; epochs: %d; devices: %s' % (
+        dataset.steps(options.batch), options.epoch, ', '.join(devices)))
+
+
+def main(options):
+    """Train and test as the options say. Raises DataError, RunError or Interrupted with a sentence for the user."""
+    import tensorflow.compat.v1 as tf  # here, so that --help and a wrong argument answer at once
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    import neuralnet
+    import tf_process
+
+    for folder in (options.checkpoints, options.results):
+        tf_process.writable(folder)
+    with tf_process.locked(options.checkpoints):
+        if options.restart and not options.test_only:
+            kept = None
+        else:
+            kept = tf_process.read_config(options.checkpoints)
+        if options.test_only and kept is None:
+            raise tf_process.RunError('%s: no trained model there: train one with python run.py first' % (
+                options.checkpoints))
+        default = (128, 128) if options.data else None
+        if options.test_only:
+            default = tuple(kept['size'])
+        mask = options.mask or (kept['mask'] if options.test_only else 'center')
+        dataset = Dataset(options.data, options.size or default, mask, options.seed, options.cache,
+                          training=not options.test_only)
+        config = {'size': list(dataset.shape[:2]), 'channels': dataset.shape[2]}
+        if options.test_only:
+            if mask != kept['mask']:
+                print('the model was trained with mask %s, it is tested with %s' % (kept['mask'], mask))
+        else:
+            config.update({'mask': mask, 'batch': options.batch, 'lr': options.lr, 'adv_weight': options.adv_weight,
+                           'seed': options.seed, 'training faces': len(dataset.train)})
+        if options.restart and not options.test_only:
+            tf_process.clear(options.checkpoints, options.results)
+        tf_process.check_config(options.checkpoints, config, fresh=not options.test_only)
+
+        tf.set_random_seed(options.seed)
+        network = neuralnet.ContextEncoder(
+            dataset.shape, dataset.hole, kept['adv_weight'] if options.test_only else options.adv_weight)
+        announce(options, dataset, network)
+        with tf_process.open_session() as session:
+            if not options.test_only:
+                tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                                    options.epoch, options.batch, options.lr)
+            tf_process.test(session, network, dataset, options.checkpoints, options.results)
+        print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
+            'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
+
+
+def front_door(arguments=None):
+    """Exit status of the program: 0, 2 after a sentence on what is wrong, 130 after Ctrl-C, 143 after SIGTERM."""
+    options = parse(arguments)
+
+    def leave(number, frame):
+        raise SystemExit(128 + number)
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        print('\nstopped: give the same command again to go on', file=sys.stderr)
+        return 128 + signal.SIGINT
+    except DataError as error:
+        print('error: %s' % error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print('error: %s: %s' % (shown(error.filename or ''), error.strerror), file=sys.stderr)
+        return 2
+    except Exception as error:
+        import tf_process
+        if isinstance(error, tf_process.Interrupted):
+            print('\n%s' % error, file=sys.stderr)
+            return 128 + error.signal
+        if isinstance(error, tf_process.RunError):
+            print('error: %s' % error, file=sys.stderr)
+            return 2
+        raise
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(front_door())

@@ -1,0 +1,379 @@
+"""What happens in a session: the training loop, the test, restoring photos, and the pictures and tables they leave.
+
+It is handed a dataset and a network. Every file is written beside itself and renamed, so that no reader sees half.
+"""
+import csv
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+
+LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
+       'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
+GRID = 100       # faces at most in a grid
+GRID_BREADTH = 5 # faces beside each other in it
+TEST_BATCH = 32
+KEPT = 3         # checkpoints: the newest, and two to fall back on
+NOT_FINITE = ('the loss is no longer finite (epoch %d, step %d): the last good checkpoint is kept; begin anew with '
+              '--restart and a smaller --lr')
+
+
+class RunError(Exception):
+    """What stops the run and what to do, in one sentence."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: everything is saved. signal: its number."""
+
+    def __init__(self, number):
+        super().__init__('stopped and saved: give the same command again to go on')
+        self.signal = number
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+@contextmanager
+def replacing(path):
+    """Yield a name beside `path` to write to; renamed to `path` when whole, removed when not."""
+    part = path + '.part'
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        if os.path.exists(part):
+            os.remove(part)
+        raise
+
+
+def write_png(path, image):
+    """Write an [H,W] or [H,W,C] uint8 array, C 1 or 3, as a PNG."""
+    with replacing(path) as part:
+        Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(
+            part, 'PNG', compress_level=1)
+
+
+def write_csv(path, header, rows):
+    """Write a table: the header's names and the rows' values."""
+    with replacing(path) as part, open(part, 'w', newline='') as file:
+        csv.writer(file).writerows([header] + list(rows))
+
+
+def read_log(path, iteration):
+    """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline='') as file:
+        rows = list(csv.reader(file))[1:]
+    return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
+
+
+def writable(folder):
+    """Make `folder`, or RunError where nothing can be written into it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with replacing(os.path.join(folder, '.writable')) as part, open(part, 'w'):
+            pass
+        os.remove(os.path.join(folder, '.writable'))
+    except OSError as error:
+        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+
+
+# ------------------------------------------------------------------------------------------------- checkpoints
+
+@contextmanager
+def locked(checkpoints):
+    """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
+    folder = os.open(checkpoints, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(folder)
+        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % checkpoints)
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def read_config(checkpoints):
+    """The settings, a dictionary, that the model in `checkpoints` was trained with; None where there is no model."""
+    path = os.path.join(checkpoints, 'config.json')
+    if not os.path.exists(path):
+        if models(checkpoints):
+            raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
+                           'another --checkpoints' % path)
+        return None
+    try:
+        with open(path) as file:
+            return dict(json.load(file))
+    except (ValueError, TypeError):
+        raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
+
+
+def check_config(checkpoints, config, fresh):
+    """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
+    kept = read_config(checkpoints)
+    for name, value in sorted(config.items()):
+        if kept is not None and kept.get(name) != value:
+            raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
+                           'another --checkpoints' % (checkpoints, name, kept.get(name), value))
+    if kept is None and fresh:
+        with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
+            json.dump(config, file, indent=1, sort_keys=True)
+
+
+def models(checkpoints):
+    """Paths of the saved models, without extension, oldest first."""
+    found = glob.glob(os.path.join(glob.escape(checkpoints), 'model-*.index'))
+    return sorted((path[:-len('.index')] for path in found if re.match(r'.*model-\d+\.index$', path)),
+                  key=lambda path: int(path.rsplit('-', 1)[1]))
+
+
+def clear(checkpoints, results):
+    """Remove the model, and the log and grids that belong to it: --restart."""
+    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-*')) + [
+            os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
+            os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.remove(path)
+
+
+def restore_model(session, saver, checkpoints):
+    """Load the newest whole model into the session; False where there is none yet.
+
+    A damaged one is named and passed over; RunError where all are damaged.
+    """
+    for path in reversed(models(checkpoints)):
+        try:
+            saver.restore(session, path)
+            return True
+        except (tf.errors.OpError, ValueError):
+            print('%s is damaged or of another model: trying the one before' % path)
+    if os.path.exists(os.path.join(checkpoints, 'checkpoint')) or models(checkpoints):
+        raise RunError('%s: no whole model is left there: begin anew with --restart, or name another --checkpoints' % (
+            checkpoints))
+    return False
+
+
+def save_model(session, network, saver, checkpoints, seconds):
+    """Save the session's weights and state as model-STEP."""
+    network.seconds.load(seconds, session)
+    try:
+        saver.save(session, os.path.join(checkpoints, 'model'), session.run(network.step), write_meta_graph=False)
+    except tf.errors.OpError as error:
+        raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
+            checkpoints, error.message.split('\n')[0]))
+
+
+def open_session():
+    """A session with fresh weights for the default graph; takes a GPU's memory as it needs it."""
+    session = tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True)))
+    session.run(tf.global_variables_initializer())
+    return session
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+def to_bytes(images):
+    """float images in [0, 1] to uint8."""
+    return (np.clip(images, 0, 1) * 255 + .5).astype(np.uint8)
+
+
+def masked(images, mask):
+    """uint8 images, [N,H,W,C], with the hole of mask, [H,W,1], in grey."""
+    return np.where(mask > 0, np.uint8(128), images)
+
+
+def panels(images, mask, restored, difference=True):
+    """[N,H,W*k,C] uint8: input, masked, restored, and the difference (grey where none), side by side."""
+    parts = [images, masked(images, mask), restored]
+    if difference:
+        parts.append((128 + (restored.astype(np.int16) - images) // 2).astype(np.uint8))
+    return np.concatenate(parts, 2)
+
+
+def sheet(tiles):
+    """One picture, [H,W,C], of up to GRID tiles, [N,h,w,C], GRID_BREADTH beside each other, a white line between."""
+    tiles = np.pad(tiles[:GRID], [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
+    lines = [tiles[i:i + GRID_BREADTH] for i in range(0, len(tiles), GRID_BREADTH)]
+    breadth = min(len(tiles), GRID_BREADTH)
+    lines = [np.concatenate(list(line) + [np.full_like(line[0], 255)] * (breadth - len(line)), 1) for line in lines]
+    return np.concatenate(lines, 0)
+
+
+def plot_log(path, rows):
+    """Draw the loss log: error over epochs, and the balance of the two players."""
+    table = np.array(rows, float)
+    column = lambda name: table[:, LOG.index(name)]
+    figure = Figure(figsize=(10, 4), tight_layout=True)
+    error, balance = figure.subplots(1, 2)
+    error.plot(column('epoch'), column('loss_rec'), label='training')
+    error.plot(column('epoch'), column('test_error'), label='test')
+    error.set(xlabel='epoch', ylabel='squared error in the hole, per face', ylim=(0, None), title='error')
+    for name in ('acc_real', 'acc_fake'):
+        balance.plot(column('epoch'), column(name), label=name)
+    balance.plot(column('epoch'), column('loss_dis'), '--', label='loss_dis')
+    balance.axhline(.5, color='grey', linewidth=.5)
+    balance.set(xlabel='epoch', ylim=(0, 2), title='discriminator: accuracy and loss')
+    for axes in (error, balance):
+        axes.legend()
+    with replacing(path) as part:
+        figure.savefig(part, format='png', dpi=100)
+
+
+def summarize(writer, step, scalars, image):
+    """Write named scalars and one [H,W,C] uint8 picture to TensorBoard."""
+    file = BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, 'PNG')
+    values = [tf.Summary.Value(tag=name, simple_value=float(value)) for name, value in scalars]
+    values.append(tf.Summary.Value(tag='restorations', image=tf.Summary.Image(
+        height=image.shape[0], width=image.shape[1], colorspace=image.shape[2], encoded_image_string=file.getvalue())))
+    writer.add_summary(tf.Summary(value=values), step)
+    writer.flush()
+
+
+# -------------------------------------------------------------------------------------------------------- loops
+
+def evaluate(session, network, dataset):
+    """Yield (row numbers, images uint8, restored uint8, metrics [n,3]) over the test part, in batches."""
+    for first in range(0, len(dataset.test), TEST_BATCH):
+        rows = dataset.test[first:first + TEST_BATCH]
+        images = dataset.images(rows)
+        restored, metrics = session.run([network.restored, network.metrics],
+                                        {network.images: images, network.mask: dataset.test_mask})
+        yield rows, images, to_bytes(restored), metrics
+
+
+def cosine(learning_rate, step, steps):
+    """The learning rate at `step` of `steps`, falling to zero along half a cosine (Loshchilov & Hutter 2017)."""
+    return learning_rate * .5 * (1 + np.cos(np.pi * min(step / steps, 1)))
+
+
+@contextmanager
+def signals():
+    """Yield a list that gets the number of the first SIGINT or SIGTERM; a second one ends the program at once."""
+    caught = []
+
+    def remember(number, frame):
+        caught.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    before = {each: signal.signal(each, remember) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def training(session, network, dataset, checkpoints, results,
+             epochs=20,            # passes over the training part
+             batch=8,              # faces a step
+             learning_rate=5e-4):  # the generator's at the start; falls to zero along half a cosine
+    """Train from the newest checkpoint, if any, to the end of the last epoch.
+
+    Raises RunError where a loss stops being finite or nothing can be saved, Interrupted on SIGINT and SIGTERM.
+    """
+    os.makedirs(os.path.join(results, 'training'), exist_ok=True)
+    log_path, steps = os.path.join(results, 'loss.csv'), dataset.steps(batch)
+    saver = tf.train.Saver(max_to_keep=KEPT)
+    for path in glob.glob(os.path.join(glob.escape(checkpoints), '*.tempstate*')) + glob.glob(
+            os.path.join(glob.escape(checkpoints), 'model-*_temp*')):  # what a killed run was writing
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    restore_model(session, saver, checkpoints)
+    saver.recover_last_checkpoints(models(checkpoints))
+    step, before = session.run([network.step, network.seconds])
+    if step >= steps * epochs:
+        print('trained for %d epochs already: nothing to train; --restart begins anew' % (step // steps))
+        return
+    if step:
+        print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
+    rows, began = read_log(log_path, step), time.time() - before
+    writer = tf.summary.FileWriter(os.path.join(results, 'tensorboard'))
+    writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
+    with signals() as caught:
+        for epoch in range(step // steps, epochs):
+            first = step % steps
+            if not first:
+                network.totals.load(np.zeros(network.totals.shape.as_list()), session)
+            started, seen = time.time(), 0
+            bar = tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
+                       unit='step', leave=False, dynamic_ncols=True)
+            for images, mask in bar:
+                losses, _ = session.run([network.losses, network.update], {
+                    network.images: images, network.mask: mask,
+                    network.learning_rate: cosine(learning_rate, step, steps * epochs)})
+                step, seen = step + 1, seen + len(images)
+                if not np.isfinite(losses).all():
+                    raise RunError(NOT_FINITE % (epoch + 1, step % steps))
+                rate = seen / (time.time() - started)
+                bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (rate,)),
+                                    refresh=False)
+                if caught:
+                    save_model(session, network, saver, checkpoints, time.time() - began)
+                    raise Interrupted(caught[0])
+            bar.close()
+            tested = list(evaluate(session, network, dataset))
+            metrics = np.concatenate([part[3] for part in tested]).mean(0)
+            if not np.isfinite(metrics[0]):
+                raise RunError(NOT_FINITE % (epoch + 1, step % steps))
+            totals = session.run(network.totals)
+            values = [epoch + 1, step, round(time.time() - began, 2), round(rate, 2)] + [
+                float('%.6g' % value) for value in list(totals[:-1] / totals[-1]) + list(metrics)]
+            rows.append(values)
+            write_csv(log_path, LOG, rows)
+            plot_log(os.path.join(results, 'loss.png'), rows)
+            images, restored = [np.concatenate([part[k] for part in tested])[:GRID] for k in (1, 2)]
+            grid = sheet(panels(images, dataset.test_mask, restored))
+            write_png(os.path.join(results, 'training', '%08d.png' % (epoch + 1)), grid)
+            summarize(writer, step, list(zip(LOG, values))[4:], grid)
+            save_model(session, network, saver, checkpoints, time.time() - began)
+            named = dict(zip(LOG, values))
+            print('epoch %(epoch)d: training error %(loss_rec).2f, test error %(test_error).2f, PSNR %(test_psnr).2f, '
+                  'SSIM %(test_ssim).4f, %(images_per_second).1f images/s' % named)
+            if caught:
+                raise Interrupted(caught[0])
+    writer.close()
+
+
+def test(session, network, dataset, checkpoints, results):
+    """Test the newest checkpoint: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS.
+
+    Raises RunError where there is no checkpoint.
+    """
+    if not restore_model(session, tf.train.Saver(), checkpoints):
+        raise RunError('%s: no trained model there: train one with python run.py first' % checkpoints)
+    folder = os.path.join(results, 'test')
+    if os.path.isdir(folder):  # of another test
+        shutil.rmtree(folder)
+    os.makedirs(folder)
+    table, tiles = [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
+                                                    -(-len(dataset.test) // TEST_BATCH), leave=False):
+            faces = panels(images, dataset.test_mask, restored, difference=False)
+            names = [dataset.names[row] for row in rows]
+            list(pool.map(write_png, [os.path.join(folder, name + '.png') for name in names], faces))
+            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
+            tiles += list(faces[:GRID - len(tiles)])
+    write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
+    write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
+    means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
+    print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
+    return means
