@@ -144,6 +144,7 @@ def front_door(arguments=None):
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
+    sys.stdout.reconfigure(line_buffering=True)  # each line at once, into a file or a pipe too
     try:
         main(options)
     except KeyboardInterrupt:

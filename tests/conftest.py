@@ -1,0 +1,58 @@
+"""Real faces at small sizes, and the program run as its users run it."""
+import os
+import subprocess
+import sys
+import warnings
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+warnings.filterwarnings('ignore', category=FutureWarning)
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import datamanager
+
+tf.logging.set_verbosity(tf.logging.ERROR)
+tf.disable_v2_behavior()
+
+
+def run(folder, *arguments):
+    """The finished process of `python run.py ARGUMENTS` in `folder`."""
+    return subprocess.run([sys.executable, os.path.join(ROOT, 'run.py')] + [str(a) for a in arguments], cwd=str(folder),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+@pytest.fixture(autouse=True)
+def graph():
+    """Each test in a graph of its own."""
+    with tf.Graph().as_default():
+        tf.set_random_seed(0)
+        yield
+
+
+def face_paths():
+    """The packaged faces, sorted."""
+    root = datamanager.packaged_faces()
+    return [os.path.join(root, name) for name in datamanager.find_files(root) if name.endswith('.pgm')]
+
+
+@pytest.fixture(scope='session')
+def colour_faces(tmp_path_factory):
+    """A folder of 40 tinted faces, 64x48, as JPEGs: strong red, weak blue, so that a swapped order shows."""
+    folder = tmp_path_factory.mktemp('colour faces')
+    for i, path in enumerate(face_paths()[::10]):
+        grey = np.asarray(Image.open(path).resize((48, 64)), np.float32)
+        Image.fromarray(np.stack([grey, grey * .6, grey * .2], 2).astype(np.uint8)).save(
+            str(folder / ('%02d.jpg' % i)), quality=95)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    """The folder in which two epochs on the packaged faces at 32x32 were run, and the finished process."""
+    folder = tmp_path_factory.mktemp('trained')
+    return folder, run(folder, '--size', 32, '--epoch', 2, '--batch', 16)

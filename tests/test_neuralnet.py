@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from scipy.ndimage import convolve
+
+import datamanager
+import neuralnet
+from datamanager import Dataset
+from tf_process import open_session
+
+
+def feed(network, images, mask, rate=1e-3):
+    return {network.images: images, network.mask: mask, network.learning_rate: rate}
+
+
+@pytest.fixture(scope='module')
+def faces(tmp_path_factory):
+    return Dataset(size=(40, 36), cache=str(tmp_path_factory.mktemp('cache')))
+
+
+def test_channel_wise_layer_is_a_dense_layer_in_each_channel():
+    x = np.random.RandomState(0).randn(2, 3, 2, 5).astype(np.float32)
+    y = neuralnet.channel_wise(tf.constant(x), 'layer')
+    with open_session() as session:
+        kernel, y = session.run([tf.trainable_variables()[0], y])
+    expected = np.zeros_like(x)
+    for n in range(2):
+        for c in range(5):
+            z = x[n, :, :, c].ravel().dot(kernel[c])
+            expected[n, :, :, c] = np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1).reshape(3, 2)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_convolve_and_its_gradients():
+    random = np.random.RandomState(0)
+    x, kernel = tf.constant(random.randn(2, 7, 6, 3), tf.float32), tf.constant(random.randn(3, 3, 3, 4), tf.float32)
+    ours, theirs = neuralnet.convolve(x, kernel), tf.nn.conv2d(x, kernel, strides=[1, 1, 1, 1], padding='SAME')
+    with tf.Session() as session:
+        for a, b in zip([ours] + tf.gradients(ours ** 2, [x, kernel]), [theirs] + tf.gradients(theirs ** 2, [x, kernel])):
+            np.testing.assert_allclose(*session.run([a, b]), rtol=1e-4, atol=1e-3)
+
+
+def test_each_player_moves_only_its_own_weights_and_the_push_raises_the_fake_logit(faces):
+    """Both players' losses minimised jointly over all weights would push the fake logit down instead."""
+    network = neuralnet.ContextEncoder(faces.shape, faces.hole)
+    assert not {v.name for v in network.generator_variables} & {v.name for v in network.discriminator_variables}
+    values = feed(network, faces.images(faces.train[:8]), faces.test_mask)
+    with open_session() as session:
+        for _ in range(3):
+            session.run(network.update, values)
+        with tf.variable_scope('', reuse=True):
+            real, hole = [neuralnet.crop(x, network._origin, network.window) for x in (network._real, network._hole)]
+            fake = real + (network._generator() - real) * hole
+            logit = tf.reduce_mean(network._discriminator(fake))
+            moved = tf.reduce_mean(network._discriminator(fake - 1. * network.push))
+            true_push = tf.gradients(tf.reduce_mean(tf.nn.softplus(-network._discriminator(fake))), fake)[0]
+        before, after, push, expected = session.run([logit, moved, network.push, true_push], values)
+        np.testing.assert_allclose(push, expected, rtol=1e-3, atol=1e-7)
+        assert after > before
+
+
+def test_adversary_weight_changes_only_the_generator_of_one_step(faces):
+    """The discriminator's step does not depend on the generator's loss, nor touch the generator."""
+    def weights_after_a_step(adv_weight):
+        with tf.Graph().as_default():
+            tf.set_random_seed(1)
+            network = neuralnet.ContextEncoder(faces.shape, faces.hole, adv_weight)
+            values = feed(network, faces.images(faces.train[:8]), faces.test_mask)
+            with open_session() as session:
+                start = session.run([network.generator_variables, network.discriminator_variables])
+                for variable, value in zip(network.generator_variables + network.discriminator_variables,
+                                           [np.random.RandomState(i).randn(*v.shape) * .05
+                                            for i, v in enumerate(start[0] + start[1])]):
+                    variable.load(value, session)
+                session.run(network.update, values)
+                return session.run([network.generator_variables, network.discriminator_variables])
+    little, much = weights_after_a_step(1e-3), weights_after_a_step(100.)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(little[1], much[1]))
+    assert any(not np.allclose(a, b, atol=1e-6) for a, b in zip(little[0], much[0]))
+
+
+@pytest.mark.parametrize('shape', [(32, 32, 1), (112, 92, 3), (218, 178, 3), (33, 65, 1)])
+@pytest.mark.parametrize('kind', ['center', 'lower', 'random'])
+def test_any_shape_and_mask_changes_the_hole_alone(shape, kind):
+    random = np.random.RandomState(0)
+    mask = datamanager.make_mask(kind, shape[0], shape[1], random)
+    top, bottom, left, right = datamanager.bounding_box(mask)
+    network = neuralnet.ContextEncoder(shape, (bottom - top, right - left))
+    images = random.randint(0, 256, (2,) + shape).astype(np.uint8)
+    with open_session() as session:
+        restored, origin = session.run([network.restored, network._origin], feed(network, images, mask))
+    assert origin[0] <= top and bottom <= origin[0] + network.window[0]
+    assert origin[1] <= left and right <= origin[1] + network.window[1]
+    assert restored.shape == images.shape and 0 <= restored.min() and restored.max() <= 1
+    difference = np.abs(restored - images / 255.)
+    assert (difference * (1 - mask)).max() < 1e-6 and (difference * mask).max() > .1
+
+
+def test_smooth_fill_continues_a_slope():
+    """A harmonic function's own values fill its hole, nearly."""
+    y, x = np.mgrid[:64, :64] / 64.
+    picture, mask = (x + .5 * y)[None, :, :, None].astype(np.float32), datamanager.center_mask(64, 64)
+    with tf.Session() as session:
+        filled = session.run(neuralnet.smooth_fill(tf.constant(picture), tf.constant(mask[None].astype(np.float32))))
+    assert np.abs(filled - picture).max() < .06
+
+
+def test_too_small_a_picture_is_refused():
+    with pytest.raises(ValueError, match='32'):
+        neuralnet.ContextEncoder((31, 64, 3), (10, 20))
+
+
+def gaussian_ssim(a, b):
+    """SSIM as in Wang et al. 2004: 11x11 Gaussian window of deviation 1.5, valid part."""
+    window = np.exp(-(np.arange(11) - 5) ** 2 / (2 * 1.5 ** 2))
+    window = np.outer(window, window) / window.sum() ** 2
+    mean = lambda z: convolve(z, window)[5:-5, 5:-5]
+    a_mean, b_mean = mean(a), mean(b)
+    covariance = mean(a * b) - a_mean * b_mean
+    variances = mean(a * a) - a_mean ** 2 + mean(b * b) - b_mean ** 2
+    return np.mean((2 * a_mean * b_mean + 1e-4) * (2 * covariance + 9e-4) / (
+        (a_mean ** 2 + b_mean ** 2 + 1e-4) * (variances + 9e-4)))
+
+
+def test_metrics_against_numpy(faces):
+    network = neuralnet.ContextEncoder(faces.shape, faces.hole)
+    images = faces.images(faces.test[:3])
+    with open_session() as session:
+        restored, metrics = session.run([network.restored, network.metrics], feed(network, images, faces.test_mask))
+    true = images / 255.
+    error = ((restored - true) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(metrics[:, 0], error, rtol=1e-4)
+    np.testing.assert_allclose(metrics[:, 1], -10 * np.log10(error / faces.test_mask.sum()), rtol=1e-4)
+    expected = [gaussian_ssim(a[:, :, 0], b[:, :, 0]) for a, b in zip(true, restored.astype(np.float64))]
+    np.testing.assert_allclose(metrics[:, 2], expected, atol=1e-3)

@@ -1,0 +1,153 @@
+"""The command line, run for real."""
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT, run
+
+
+def table(path):
+    with open(str(path), newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_trains_tests_and_leaves_what_the_readme_lists(trained):
+    folder, process = trained
+    assert process.returncode == 0, process.stderr
+    results = folder / 'results'
+    log = table(results / 'loss.csv')
+    assert list(log[0]) == ('epoch,iteration,seconds,images_per_second,loss_rec,loss_adv,loss_dis,acc_real,acc_fake,'
+                            'test_error,test_psnr,test_ssim').split(',')
+    assert [(row['epoch'], row['iteration']) for row in log] == [('1', '23'), ('2', '46')]
+    tests = table(results / 'test.csv')
+    assert list(tests[0]) == ['image', 'error', 'psnr', 'ssim'] and len(tests) == 40
+    mean = np.mean([float(row['error']) for row in tests])
+    assert abs(mean - float(log[-1]['test_error'])) < 1e-2 * mean  # the checkpoint restored gives the same pictures
+    assert 'error %.2f' % mean in process.stdout
+    for row in tests:
+        assert Image.open(str(results / 'test' / (row['image'] + '.png'))).size == (96, 32)
+    assert sorted(os.listdir(str(results / 'training'))) == ['00000001.png', '00000002.png']
+    assert Image.open(str(results / 'training' / '00000002.png')).size == (5 * (4 * 32 + 2), 8 * 34)
+    assert os.listdir(str(results / 'tensorboard'))
+    for name in ('loss.png', 'test_grid.png'):
+        Image.open(str(results / name)).load()
+    assert not [name for _, _, names in os.walk(str(folder)) for name in names if name.endswith('.part')]
+
+
+def test_console_is_clean_and_says_what_it_will_do(trained):
+    _, process = trained
+    for word in ('360 to train on', '40 to test on', '32x32x1', 'center', 'generator', 'discriminator', 'CPU'):
+        assert word in process.stdout
+    for noise in ('Warning', 'deprecated', 'WARNING', 'np_resource', 'Instructions for updating', 'cpu_feature'):
+        assert noise not in process.stdout + process.stderr
+
+
+def test_error_falls_over_real_training(tmp_path):
+    process = run(tmp_path, '--size', 32, '--epoch', 5, '--batch', 8)
+    assert process.returncode == 0, process.stderr
+    log = table(tmp_path / 'results' / 'loss.csv')
+    assert float(log[-1]['loss_rec']) < .8 * float(log[0]['loss_rec'])
+    assert float(log[-1]['test_error']) < float(log[0]['test_error'])
+
+
+def test_colours_stay_red_green_blue_to_the_png(tmp_path, colour_faces):
+    process = run(tmp_path, '--data', colour_faces, '--size', '64x48', '--epoch', 1, '--mask', 'lower')
+    assert process.returncode == 0, process.stderr
+    picture = np.asarray(Image.open(str(tmp_path / 'results' / 'test' / '36.png')), np.float32)
+    source = np.asarray(Image.open(str(colour_faces / '36.jpg')), np.float32)
+    assert picture.shape == (64, 3 * 48, 3)
+    np.testing.assert_allclose(picture[:, :48], source, atol=1)
+    np.testing.assert_allclose(picture[:20, 96:], source[:20], atol=1)
+
+
+def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(str(trained[0]), str(folder))
+    log, tests = [(folder / 'results' / name).read_bytes() for name in ('loss.csv', 'test.csv')]
+    for arguments in (['--size', 32, '--epoch', 2, '--batch', 16], ['--test_only']):
+        process = run(folder, *arguments)
+        assert process.returncode == 0, process.stderr
+        assert (folder / 'results' / 'loss.csv').read_bytes() == log
+        assert (folder / 'results' / 'test.csv').read_bytes() == tests
+
+
+def test_killed_and_started_again_it_ends_as_an_unbroken_run(trained, tmp_path):
+    command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '16']
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   universal_newlines=True, bufsize=1)
+        seen = ''
+        while 'images/s' not in seen[-400:] and process.poll() is None:  # in the middle of an epoch
+            seen += process.stderr.read(1)
+        process.send_signal(number)
+        out, err = process.communicate()
+        assert process.returncode == status, out + err
+        if status > 0:
+            assert 'same command' in err
+    process = run(tmp_path, *command[2:])
+    assert process.returncode == 0 and 'going on' in process.stdout, process.stderr
+    broken, whole = table(tmp_path / 'results' / 'loss.csv'), table(trained[0] / 'results' / 'loss.csv')
+    assert [row['epoch'] for row in broken] == ['1', '2']
+    for a, b in zip(broken, whole):
+        for name in ('loss_rec', 'test_error'):
+            assert abs(float(a[name]) - float(b[name])) < .02 * float(b[name])
+
+
+def test_settings_that_contradict_the_model_are_refused(trained):
+    process = run(trained[0], '--size', 32, '--epoch', 2, '--batch', 8)
+    assert process.returncode == 2 and process.stderr.count('\n') == 1
+    for word in ('batch 16', 'not 8', '--restart', '--checkpoints'):
+        assert word in process.stderr
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(str(trained[0]), str(folder))
+    newest = folder / 'checkpoints' / 'model-46.data-00000-of-00001'
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (folder / 'checkpoints' / 'checkpoint').write_bytes(b'')
+    process = run(folder, '--size', 32, '--epoch', 2, '--batch', 16)
+    assert process.returncode == 0 and 'model-46 is damaged' in process.stdout, process.stderr
+    assert [row['epoch'] for row in table(folder / 'results' / 'loss.csv')] == ['1', '2']
+    for path in (folder / 'checkpoints').glob('model-*.data*'):
+        path.write_bytes(b'')
+    process = run(folder, '--size', 32, '--epoch', 2, '--batch', 16)
+    assert process.returncode == 2 and '--restart' in process.stderr
+
+
+@pytest.mark.parametrize('arguments,words', [
+    (['--data', 'nowhere'], ['nowhere', 'no such folder']),
+    (['--data', 'empty'], ['empty', 'no JPEG']),
+    (['--size', '31'], ['--size', '32']),
+    (['--lr', 'nan'], ['--lr', 'nan']),
+    (['--batch', '0'], ['--batch', '0']),
+    (['--epoch', '-1'], ['--epoch', '-1']),
+    (['--mask', 'elsewhere.png'], ['elsewhere.png']),
+    (['--results', '/proc/none'], ['/proc/none', 'written']),
+    (['--test_only'], ['no trained model', 'train']),
+])
+def test_bad_input_gets_a_sentence_and_status_2(tmp_path, arguments, words):
+    (tmp_path / 'empty').mkdir()
+    process = run(tmp_path, *arguments)
+    assert process.returncode == 2
+    assert 'Traceback' not in process.stderr
+    for word in words:
+        assert word in process.stderr
+    assert not list((tmp_path / 'checkpoints').glob('*')) if (tmp_path / 'checkpoints').exists() else True
+
+
+def test_help_explains_each_option_with_its_default(tmp_path):
+    text = run(tmp_path, '--help').stdout
+    for option in '--data --size --mask --epoch --batch --lr --adv_weight --seed --restart --test_only --checkpoints ' \
+                  '--results --cache'.split():
+        assert option in text
+    assert text.count('default:') >= 10
