@@ -5,6 +5,7 @@
     python run.py --test_only         test a trained model
 """
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -12,7 +13,6 @@ import sys
 import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own chatter, before it is imported
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
@@ -89,9 +89,24 @@ def announce(options, dataset, network):
         dataset.steps(options.batch), options.epoch, ', '.join(devices)))
 
 
+@contextlib.contextmanager
+def quiet():
+    """Discard what is written to standard error, by C++ too: TensorFlow 2 logs at import before it can be told not to."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def main(options):
     """Train and test as the options say. Raises DataError, RunError or Interrupted with a sentence for the user."""
-    import tensorflow.compat.v1 as tf  # here, so that --help and a wrong argument answer at once
+    with quiet():  # here, not above, so that --help and a wrong argument answer at once
+        import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     import neuralnet

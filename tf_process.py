@@ -314,7 +314,7 @@ def training(session, network, dataset, checkpoints, results,
                 network.totals.load(np.zeros(network.totals.shape.as_list()), session)
             started, seen = time.time(), 0
             bar = tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-                       unit='step', leave=False, dynamic_ncols=True)
+                       unit='step', miniters=1, leave=False, dynamic_ncols=True)
             for images, mask in bar:
                 losses, _ = session.run([network.losses, network.update], {
                     network.images: images, network.mask: mask,

@@ -80,8 +80,9 @@ def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_pa
         assert (folder / 'results' / 'test.csv').read_bytes() == tests
 
 
-def test_killed_and_started_again_it_ends_as_an_unbroken_run(trained, tmp_path):
-    command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '16']
+def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
+    tmp_path, unbroken = [tmp_path_factory.mktemp(name) for name in ('killed', 'unbroken')]
+    command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '4']
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    universal_newlines=True, bufsize=1)
@@ -95,7 +96,8 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(trained, tmp_path):
             assert 'same command' in err
     process = run(tmp_path, *command[2:])
     assert process.returncode == 0 and 'going on' in process.stdout, process.stderr
-    broken, whole = table(tmp_path / 'results' / 'loss.csv'), table(trained[0] / 'results' / 'loss.csv')
+    assert run(unbroken, *command[2:]).returncode == 0
+    broken, whole = [table(folder / 'results' / 'loss.csv') for folder in (tmp_path, unbroken)]
     assert [row['epoch'] for row in broken] == ['1', '2']
     for a, b in zip(broken, whole):
         for name in ('loss_rec', 'test_error'):
