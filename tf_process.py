@@ -27,6 +27,7 @@ LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
+BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
 KEPT = 3         # checkpoints: the newest, and two to fall back on
 NOT_FINITE = ('the loss is no longer finite (epoch %d, step %d): the last good checkpoint is kept; begin anew with '
               '--restart and a smaller --lr')
@@ -314,7 +315,7 @@ def training(session, network, dataset, checkpoints, results,
                 network.totals.load(np.zeros(network.totals.shape.as_list()), session)
             started, seen = time.time(), 0
             bar = tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-                       unit='step', miniters=1, leave=False, dynamic_ncols=True)
+                       miniters=1, leave=False, bar_format=BAR)
             for images, mask in bar:
                 losses, _ = session.run([network.losses, network.update], {
                     network.images: images, network.mask: mask,
