@@ -73,7 +73,7 @@ def file_mask(path, height, width):
 
     Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
     """
-    image = _decode(path, lambda image: _flatten(image).convert('L'), 'mask')
+    image = _decode(path, lambda image: _flatten(image).convert('L'), 'a mask')
     if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
         raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
             shown(path), image.height, image.width, height, width))
@@ -85,12 +85,14 @@ def file_mask(path, height, width):
     return mask
 
 
+MASKS = {'center': center_mask, 'lower': lower_mask}
+
+
 def make_mask(kind, height, width, random=None):
-    """[height,width,1] uint8 of `kind`: 'center', 'random' (drawn by `random`), 'lower', or the path of a picture."""
+    """[height,width,1] uint8 of `kind`: 'random' (drawn by `random`), one of MASKS, or the path of a picture."""
     if kind == 'random':
         return random_mask(height, width, random)
-    named = {'center': center_mask, 'lower': lower_mask}
-    return named[kind](height, width) if kind in named else file_mask(kind, height, width)
+    return MASKS[kind](height, width) if kind in MASKS else file_mask(kind, height, width)
 
 
 def bounding_box(mask):
@@ -101,7 +103,7 @@ def bounding_box(mask):
 
 # --------------------------------------------------------------------------------------------------- decoding
 
-def _decode(path, use, what='image'):
+def _decode(path, use, what='an image'):
     """use(Pillow image of `path`), or DataError: a broken file can make a decoder raise nearly anything."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -110,19 +112,35 @@ def _decode(path, use, what='image'):
         raise
     except (Exception, Image.DecompressionBombWarning) as error:
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else 'no JPEG, PNG, PGM or BMP'
-        raise DataError('%s: cannot be read as an %s (%s)' % (shown(path), what, shown(reason)))
+        raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
+
+
+def _plain(image):
+    """A Pillow image upright and in mode L, LA, RGB, RGBA or, for 16 bits, I."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I'):
+        return image.convert('I')
+    if 'transparency' in image.info or image.mode in ('LA', 'PA', 'RGBA'):
+        return image.convert('LA' if image.mode in ('L', 'LA') else 'RGBA')
+    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+
+
+def _is_image(path):
+    try:
+        return _decode(path, lambda image: True)
+    except DataError:
+        return False
 
 
 def _flatten(image):
     """A Pillow image as 8-bit L or RGB: upright, 16 bits scaled down, transparency on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I'):  # 16-bit PNG and PGM, which convert() would clip instead of scale
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
-    if image.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in image.info:
-        image = image.convert('RGBA')
+    image = _plain(image)
+    if image.mode == 'I':  # convert() would clip instead of scale
+        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ('LA', 'RGBA'):
         paper = Image.new('RGBA', image.size, 'white')
-        image = Image.alpha_composite(paper, image).convert('RGB')
-    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+        return Image.alpha_composite(paper, image.convert('RGBA')).convert(image.mode[:-1])
+    return image
 
 
 def crop_box(size, height, width):
@@ -177,6 +195,11 @@ def packaged_faces():
     if spec is None:
         raise DataError('the packaged faces are missing: install requirements.txt, or give --data a folder of images')
     return os.path.join(spec.submodule_search_locations[0], 'datasets', 'ORL_faces')
+
+
+def named_like_image(path):
+    """Whether a file that cannot be read is worth a word: some are text, tables, movies."""
+    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp'))
 
 
 def unique_names(paths):
@@ -281,13 +304,122 @@ def split(paths, by_folder=False):
     return rows[:bound], rows[bound:]
 
 
+# ------------------------------------------------------------------------------------------------------ photos
+
+class Photo:
+    """A photo of any size, made ready for a network of `shape` (H, W, C).
+
+    path:  image file. name: of its restoration. mask: 'center' or 'lower' of the part that the network sees, or a
+           picture of the photo's aspect, white = hole.
+
+    Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
+    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8;
+    box (left, top, right, bottom), floats, the part that the network sees; images [k,H,W,C] uint8, that part (k = 3,
+    one a colour, where the network is grey and the photo is not) and mask [H,W,1] uint8, its hole.
+    Raises DataError where photo or mask cannot be used.
+    """
+
+    def __init__(self, path, name, mask, shape):
+        self.path, self.name = path, name
+
+        def read(image):
+            if min(image.size) < SMALLEST_IMAGE:
+                raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
+            plain = _plain(image)
+            return plain, _flatten(plain), image.info.get('icc_profile') if image.mode != 'CMYK' else None
+        plain, seen, self.profile = _decode(path, read)
+        self.pixels, self.seen = [np.array(image).reshape(image.height, image.width, -1) for image in (plain, seen)]
+        if plain.mode == 'I':
+            self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
+        self.box = crop_box(seen.size, *shape[:2])
+        if mask in MASKS:
+            left, top, right, bottom = [int(round(side)) for side in self.box]
+            self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
+            self.hole[top:bottom, left:right] = make_mask(mask, bottom - top, right - left)
+        else:
+            self.hole = file_mask(mask, seen.height, seen.width)
+            self.box = self._around(seen.size)
+        # The hole is cut out as transparency, so that none of it leaks into what the network sees beside it.
+        alpha = Image.fromarray(255 - 255 * self.hole[:, :, 0])
+        bands = [seen.convert('RGB')] if shape[2] == 3 else seen.split()
+        for band in bands:
+            band.putalpha(alpha)
+        small = np.array([np.asarray(band.resize(shape[1::-1], Image.BICUBIC, box=self.box)) for band in bands])
+        self.images, self.mask = small[:, :, :, :-1], (small[0, :, :, -1:] < 128).astype(np.uint8)
+        if self.mask.all():
+            raise DataError('%s: the mask hides all that the network sees: leave what is known in black' % shown(mask))
+
+    def _around(self, size):
+        """The box, moved and where it must be widened so that it holds the hole."""
+        top, bottom, left, right = bounding_box(self.hole)
+        sides = []
+        for start, stop, first, last, end in ((self.box[0], self.box[2], left, right, size[0]),
+                                              (self.box[1], self.box[3], top, bottom, size[1])):
+            length = max(stop - start, last - first)
+            start = np.clip(np.clip(start, last - length, first), 0, end - length)
+            sides.append((float(start), float(start + length)))
+        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+class Photos:
+    """The photos of files and folders, one after another, each with its mask.
+
+    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
+    photos' names. shape: the network's (H, W, C). Iterating yields a Photo each, or the sentence on why there is none.
+
+    Attribute hole: (h, w) of the largest hole. len() is the number of photos. Raises DataError where there are none,
+    or the mask is not of these kinds.
+    """
+
+    def __init__(self, paths, mask, shape):
+        if mask == 'random' or not (mask in MASKS or os.path.exists(mask)):
+            raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
+                            'folder of PNGs with the photos\' names' % shown(mask))
+        self._mask, self._shape, self._files = mask, shape, []
+        for path in paths:
+            self._files += [(path, name) for name in find_files(path)] if os.path.isdir(path) else [
+                (os.path.dirname(path), os.path.basename(path))]
+        # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.
+        self._files = [(folder, name) for folder, name in self._files
+                       if folder not in paths or named_like_image(name) or _is_image(os.path.join(folder, name))]
+        if not self._files:
+            raise DataError('%s: no image there: give --restore photos or folders of them' % shown(' '.join(paths)))
+        if mask in MASKS:
+            top, bottom, left, right = bounding_box(make_mask(mask, *shape[:2]))
+            self.hole = bottom - top, right - left
+        else:
+            self.hole = shape[:2]
+
+    def __len__(self):
+        return len(self._files)
+
+    def __iter__(self):
+        for (folder, relative), name in zip(self._files, unique_names([name for _, name in self._files])):
+            try:
+                yield Photo(os.path.join(folder, relative), name, self._mask_of(relative), self._shape)
+            except DataError as error:  # about the photo, or about its mask
+                sentence, path = str(error), shown(os.path.join(folder, relative))
+                yield sentence if sentence.startswith(path) else '%s: %s' % (path, sentence)
+
+    def _mask_of(self, relative):
+        if not os.path.isdir(self._mask):
+            return self._mask
+        stem = os.path.splitext(relative)[0]
+        for name in (stem, os.path.basename(stem)):
+            if os.path.exists(os.path.join(self._mask, name + '.png')):
+                return os.path.join(self._mask, name + '.png')
+        raise DataError('%s: no mask of that name in %s: add %s.png' % (
+            shown(relative), shown(self._mask), shown(os.path.basename(stem))))
+
+
 # ------------------------------------------------------------------------------------------------------- cache
 
 def cached_images(folder, files, height, width, cache):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
-    files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes, times and of the shape, so that any
-    change makes another. Written beside itself and renamed when whole; a second process waits for the first.
+    files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
+    times and of the shape, so that any change makes another. Written beside itself and renamed when whole; a second
+    process waits for the first.
     """
     fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width)).encode())
     for name in files:
@@ -327,7 +459,7 @@ def _build(part, base, folder, files, height, width):
         try:
             return _decode(path, lambda image: 1 if image.mode in ('1', 'L') or image.mode.startswith('I') else 3)
         except DataError as error:
-            return str(error) if name.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp')) else 0
+            return str(error) if named_like_image(name) else 0
 
     part.truncate(0)
     kept, skipped = [], []

@@ -3,6 +3,7 @@
     python run.py                     train on the packaged faces, then test
     python run.py --data DIR          the same on the images below DIR
     python run.py --test_only         test a trained model
+    python run.py --restore PHOTO     repaint the hole of photos with a trained model
 """
 import argparse
 import contextlib
@@ -16,7 +17,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own 
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from datamanager import DataError, Dataset, shown
+from datamanager import DataError, Dataset, Photos, shown
 
 
 def number(kind, low, high):
@@ -61,10 +62,15 @@ def parse(arguments=None):
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
+    add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; --mask '
+        'is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: what it '
+        'was trained with)')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
     options = parser.parse_args(arguments)
+    if bool(options.restore) + options.restart + options.test_only > 1:
+        parser.error('give only one of --restore, --restart and --test_only')
     for name in ('data', 'size', 'mask'):  # absent unless given
         vars(options).setdefault(name, None)
     return options
@@ -104,7 +110,10 @@ def quiet():
 
 
 def main(options):
-    """Train and test as the options say. Raises DataError, RunError or Interrupted with a sentence for the user."""
+    """Train and test, or use what was trained, as the options say.
+
+    Raises DataError, RunError, Interrupted or OSError, with a sentence for the user.
+    """
     with quiet():  # here, not above, so that --help and a wrong argument answer at once
         import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
@@ -114,42 +123,58 @@ def main(options):
 
     for folder in (options.checkpoints, options.results):
         tf_process.writable(folder)
+    tf.set_random_seed(options.seed)
     with tf_process.locked(options.checkpoints):
-        if options.restart and not options.test_only:
-            kept = None
+        if options.test_only or options.restore:
+            use(options, neuralnet, tf_process)
         else:
-            kept = tf_process.read_config(options.checkpoints)
-        if options.test_only and kept is None:
-            raise tf_process.RunError('%s: no trained model there: train one with python run.py first' % (
-                options.checkpoints))
-        default = (128, 128) if options.data else None
-        if options.test_only:
-            default = tuple(kept['size'])
-        mask = options.mask or (kept['mask'] if options.test_only else 'center')
-        dataset = Dataset(options.data, options.size or default, mask, options.seed, options.cache,
-                          training=not options.test_only)
-        config = {'size': list(dataset.shape[:2]), 'channels': dataset.shape[2]}
-        if options.test_only:
-            if mask != kept['mask']:
-                print('the model was trained with mask %s, it is tested with %s' % (kept['mask'], mask))
-        else:
-            config.update({'mask': mask, 'batch': options.batch, 'lr': options.lr, 'adv_weight': options.adv_weight,
-                           'seed': options.seed, 'training faces': len(dataset.train)})
-        if options.restart and not options.test_only:
-            tf_process.clear(options.checkpoints, options.results)
-        tf_process.check_config(options.checkpoints, config, fresh=not options.test_only)
+            train(options, neuralnet, tf_process)
 
-        tf.set_random_seed(options.seed)
-        network = neuralnet.ContextEncoder(
-            dataset.shape, dataset.hole, kept['adv_weight'] if options.test_only else options.adv_weight)
-        announce(options, dataset, network)
-        with tf_process.open_session() as session:
-            if not options.test_only:
-                tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                                    options.epoch, options.batch, options.lr)
-            tf_process.test(session, network, dataset, options.checkpoints, options.results)
-        print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
-            'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
+
+def train(options, neuralnet, tf_process):
+    """Train, then test."""
+    if not options.restart:
+        tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
+    dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
+                      options.seed, options.cache)
+    if options.restart:
+        tf_process.clear(options.checkpoints, options.results)
+    tf_process.check_config(options.checkpoints, {
+        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': options.batch,
+        'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
+        'training faces': len(dataset.train)}, fresh=True)
+    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight)
+    announce(options, dataset, network)
+    with tf_process.open_session() as session:
+        tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                            options.epoch, options.batch, options.lr)
+        tf_process.test(session, network, dataset, options.checkpoints, options.results)
+    print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
+        'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
+
+
+def use(options, neuralnet, tf_process):
+    """Test the trained model, or restore photos with it."""
+    kept = tf_process.read_config(options.checkpoints)
+    if kept is None:
+        raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
+    trained = kept['mask'] if kept['mask'] != 'random' or not options.restore else 'center'
+    mask = options.mask or trained
+    shape = tuple(kept['size']) + (kept['channels'],)
+    if options.restore:
+        source, what = Photos(options.restore, mask, shape), 'photos'
+    else:
+        source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
+        shape, what = source.shape, 'faces'
+    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
+                            fresh=False)
+    if mask != kept['mask']:
+        print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+    # Without a discriminator: it plays no part, and the window it was trained on may be another.
+    network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
+    with tf_process.open_session() as session:
+        (tf_process.restore if options.restore else tf_process.test)(
+            session, network, source, options.checkpoints, options.results)
 
 
 def front_door(arguments=None):
