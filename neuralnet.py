@@ -179,6 +179,8 @@ class ContextEncoder:
     shape:      H, W >= SMALLEST_SIDE, C 1 or 3.
     hole:       sides in pixels of the largest hole that will be fed.
     adv_weight: of the adversarial loss in the generator's; 0 builds no discriminator.
+    devices:    names or device functions, see tf.device; each trains on its share of every batch, and their gradients
+                are summed before either player's weights change: the gradients of the whole batch on one device.
     Builds into the current default graph. Raises ValueError for a picture that is too small.
 
     Feed:
@@ -196,7 +198,7 @@ class ContextEncoder:
         seconds [] float64, trained so far.
     """
 
-    def __init__(self, shape, hole, adv_weight=1.):
+    def __init__(self, shape, hole, adv_weight=1., devices=(None,)):
         if min(shape[:2]) < SMALLEST_SIDE:
             raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (
                 shape[0], shape[1], SMALLEST_SIDE))
@@ -206,61 +208,83 @@ class ContextEncoder:
         self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
         self.learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
         self.step = tf.train.get_or_create_global_step()
-
         # The five poolings need multiples of STRIDE; the mirrored border is cut off again at the end.
-        border = [[0, -side % STRIDE] for side in self.shape[:2]]
-        self._real = tf.pad(tf.cast(self.images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
-        self._hole = tf.pad(tf.cast(self.mask, tf.float32), border + [[0, 0]])[None]
-        self._smooth = smooth_fill(self._real, self._hole)
+        self._border = [[0, -side % STRIDE] for side in self.shape[:2]]
+        self._hole = tf.pad(tf.cast(self.mask, tf.float32), self._border + [[0, 0]])[None]
         self._origin = window_origin(self._hole[0], self.window)
-        real, hole = [crop(x, self._origin, self.window) for x in (self._real, self._hole)]
 
-        fill = self._generator()
+        count, towers = tf.shape(self.images)[0], []
+        for number, device in enumerate(devices):
+            with tf.device(device):
+                first, last = count * number // len(devices), count * (number + 1) // len(devices)
+                # Where there are fewer images than devices one computes an image in vain: layers balk at none.
+                scale = tf.cast(last > first, tf.float32) / tf.cast(count, tf.float32)
+                towers.append(self._tower(self.images[first:tf.maximum(last, first + 1)], scale, adv_weight))
         self.generator_variables = tf.trainable_variables('generator')
-        difference = (fill - real) * hole
-        loss_rec = tf.reduce_mean(tf.reduce_sum(difference ** 2, [1, 2, 3]))
-        losses, gradients = [loss_rec], [tf.ones([])]
-
-        fake = tf.stop_gradient(real + difference)  # cut: the discriminator's backward pass ends here, see push
-        if adv_weight:
-            logits = self._discriminator(tf.concat([real, fake], 0))
-            logit_real, logit_fake = tf.split(logits, 2)
-            loss_adv = tf.reduce_mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
-            loss_dis = tf.reduce_mean(tf.nn.softplus(-logit_real)) + tf.reduce_mean(tf.nn.softplus(logit_fake))
-            right = [tf.reduce_mean(tf.cast(t, tf.float32)) for t in (logit_real > 0, logit_fake < 0)]
-        else:
-            loss_adv, loss_dis, right = tf.zeros([]), tf.zeros([]), [tf.zeros([])] * 2
         self.discriminator_variables = tf.trainable_variables('discriminator')
-        self.losses = tf.stack([loss_rec, loss_adv, loss_dis] + right)
-
-        discriminator_gradients = []
-        if adv_weight:
-            # One backward pass through the fakes serves both players: per picture, the slope of the generator's
-            # softplus(-l) is -exp(-l) times the slope of the discriminator's softplus(l).
-            discriminator_gradients = tf.gradients(loss_dis, self.discriminator_variables + [fake])
-            slope = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))
-            self.push = adv_weight * slope[:, :, None, None] * discriminator_gradients.pop()
-            losses, gradients = losses + [difference], gradients + [self.push]
-        generator_gradients = tf.gradients(losses, self.generator_variables, gradients)
-
-        self.update = self._updates(generator_gradients, discriminator_gradients)
+        losses, *gradients = zip(*towers)
+        self.losses = tf.add_n(losses)
+        self.update = self._updates(*[self._sum(parts) for parts in zip(
+            (self.generator_variables, self.discriminator_variables), gradients)])
         self._evaluation()
 
-    def _generator(self, getter=None):
+    @staticmethod
+    def _sum(variables_and_gradients):
+        """The towers' gradients, summed where the variable lives."""
+        variables, gradients = variables_and_gradients
+        total = []
+        for variable, parts in zip(variables, zip(*gradients)):
+            with tf.device(variable.device):
+                total.append(tf.add_n(parts))
+        return total
+
+    def _prepare(self, images):
+        """uint8 images as whole pictures and smoothly filled ones, [N,H',W',C] in [0, 1], sides multiples of STRIDE."""
+        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + self._border + [[0, 0]], 'SYMMETRIC')
+        return real, smooth_fill(real, self._hole)
+
+    def _tower(self, images, scale, adv_weight):
+        """Both players on one device's share of a batch: (LOSSES, generator's gradients, discriminator's gradients).
+
+        All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
+        """
+        mean = lambda x: scale * tf.reduce_sum(tf.cast(x, tf.float32))
+        whole, smooth = self._prepare(images)
+        real, hole = [crop(x, self._origin, self.window) for x in (whole, self._hole)]
+        fill = self._generator(smooth)
+        variables = tf.trainable_variables('generator')
+        difference = (fill - real) * hole
+        loss_rec = mean(difference ** 2)
+        if not adv_weight:
+            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
+        fake = tf.stop_gradient(real + difference)  # cut: the discriminator's backward pass ends here, see push
+        logit_real, logit_fake = tf.split(self._discriminator(tf.concat([real, fake], 0)), 2)
+        loss_adv = mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
+        loss_dis = mean(tf.nn.softplus(-logit_real)) + mean(tf.nn.softplus(logit_fake))
+        # One backward pass through the fakes serves both players: per picture, the slope of the generator's
+        # softplus(-l) is -exp(-l) times the slope of the discriminator's softplus(l).
+        *discriminator_gradients, slope = tf.gradients(loss_dis, tf.trainable_variables('discriminator') + [fake])
+        ratio = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))
+        self.push = adv_weight * ratio[:, :, None, None] * slope
+        generator_gradients = tf.gradients([loss_rec, difference], variables, [tf.ones([]), self.push])
+        return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
+                generator_gradients, discriminator_gradients)
+
+    def _generator(self, smooth, getter=None):
         """Fill of the window, [N,h,w,C] float32, about [0, 1]: the smooth fill plus what the network paints.
 
-        getter: custom_getter of the variables.
+        smooth: whole pictures, smoothly filled. getter: custom_getter of the variables.
         """
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
-            mask = tf.tile(self._hole, tf.stack([tf.shape(self._smooth)[0], 1, 1, 1]))
-            x = encoder(tf.concat([2 * self._smooth - 1, mask], 3), GENERATOR_GAIN)
+            mask = tf.tile(self._hole, tf.stack([tf.shape(smooth)[0], 1, 1, 1]))
+            x = encoder(tf.concat([2 * smooth - 1, mask], 3), GENERATOR_GAIN)
             x = channel_wise(x, 'channel_wise')
             difference = decoder(x, self._origin // CELL, [side // CELL for side in self.window], self.shape[2])
-            return crop(self._smooth, self._origin, self.window) + difference
+            return crop(smooth, self._origin, self.window) + difference
 
     def _discriminator(self, windows):
         """Logits [N,1] that windows, [N,h,w,C] in [0, 1], are real."""
-        with tf.variable_scope('discriminator'):
+        with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
             x = encoder(2 * windows - 1, DISCRIMINATOR_GAIN)
             size = int(np.prod(x.shape.as_list()[1:]))
             return bias(tf.matmul(tf.reshape(x, [-1, size]), weight('kernel', [size, 1], size, 1.)))
@@ -289,16 +313,17 @@ class ContextEncoder:
 
     def _evaluation(self):
         """The restoration by the averaged generator, and its METRICS."""
-        fill = self._generator(lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
-        after = [int(whole) - side for whole, side in zip(self._real.shape[1:3], self.window)] - self._origin
+        real, smooth = self._prepare(self.images)
+        fill = self._generator(smooth, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
+        after = [int(whole) - side for whole, side in zip(real.shape[1:3], self.window)] - self._origin
         whole = tf.pad(fill, tf.concat([[[0, 0]], tf.stack([self._origin, after], 1), [[0, 0]]], 0))
-        restored = self._real + self._hole * (tf.clip_by_value(whole, 0, 1) - self._real)
+        restored = real + self._hole * (tf.clip_by_value(whole, 0, 1) - real)
 
         def cut(x):
             x = x[:, :self.shape[0], :self.shape[1]]
             x.set_shape((None,) + self.shape)
             return x
-        real, self.restored, self.smooth = cut(self._real), cut(restored), cut(self._smooth)
+        real, self.restored, self.smooth = cut(real), cut(restored), cut(smooth)
         error = tf.reduce_sum((self.restored - real) ** 2, [1, 2, 3])
         # Outside the hole nothing differs, so that the whole picture's PSNR is the hole's but for its share.
         share = tf.reduce_mean(tf.cast(self.mask, tf.float32))

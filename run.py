@@ -62,6 +62,7 @@ def parse(arguments=None):
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
+    add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
     add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; --mask '
         'is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: what it '
         'was trained with)')
@@ -147,7 +148,7 @@ def train(options, neuralnet, tf_process):
     announce(options, dataset, network)
     with tf_process.open_session() as session:
         tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, options.batch, options.lr)
+                            options.epoch, options.batch, options.lr, options.profile)
         tf_process.test(session, network, dataset, options.checkpoints, options.results)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))

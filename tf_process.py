@@ -5,6 +5,7 @@ It is handed a dataset and a network. Every file is written beside itself and re
 import csv
 import fcntl
 import glob
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
+from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
 
 
@@ -373,10 +375,27 @@ def signals():
             signal.signal(each, handler)
 
 
+def traced(session, path, calls=range(5, 8)):
+    """session.run, of which the calls of these numbers are recorded in a Chrome trace (open in chrome://tracing)."""
+    number, events = itertools.count(), []
+
+    def run(fetches, feed):
+        if next(number) not in calls:
+            return session.run(fetches, feed)
+        metadata = tf.RunMetadata()
+        values = session.run(fetches, feed, tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), metadata)
+        events.extend(json.loads(Timeline(metadata.step_stats).generate_chrome_trace_format())['traceEvents'])
+        with replacing(path) as part, open(part, 'w') as file:
+            json.dump({'traceEvents': events}, file)
+        return values
+    return run
+
+
 def training(session, network, dataset, checkpoints, results,
              epochs=20,            # passes over the training part
              batch=8,              # faces a step
-             learning_rate=5e-4):  # the generator's at the start; falls to zero along half a cosine
+             learning_rate=5e-4,   # the generator's at the start; falls to zero along half a cosine
+             profile=False):       # write results/trace.json
     """Train from the newest checkpoint, if any, to the end of the last epoch.
 
     Raises RunError where a loss stops being finite or nothing can be saved, Interrupted on SIGINT and SIGTERM.
@@ -396,6 +415,7 @@ def training(session, network, dataset, checkpoints, results,
     if step:
         print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
     rows, began = read_log(log_path, step), time.time() - before
+    run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
     writer = tf.summary.FileWriter(os.path.join(results, 'tensorboard'))
     writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
     with signals() as caught:
@@ -407,7 +427,7 @@ def training(session, network, dataset, checkpoints, results,
             bar = tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
                        miniters=1, leave=False, bar_format=BAR)
             for images, mask in bar:
-                losses, _ = session.run([network.losses, network.update], {
+                losses, _ = run([network.losses, network.update], {
                     network.images: images, network.mask: mask,
                     network.learning_rate: cosine(learning_rate, step, steps * epochs)})
                 step, seen = step + 1, seen + len(images)

@@ -49,8 +49,9 @@ def test_each_player_moves_only_its_own_weights_and_the_push_raises_the_fake_log
         for _ in range(3):
             session.run(network.update, values)
         with tf.variable_scope('', reuse=True):
-            real, hole = [neuralnet.crop(x, network._origin, network.window) for x in (network._real, network._hole)]
-            fake = real + (network._generator() - real) * hole
+            whole, smooth = network._prepare(network.images)
+            real, hole = [neuralnet.crop(x, network._origin, network.window) for x in (whole, network._hole)]
+            fake = real + (network._generator(smooth) - real) * hole
             logit = tf.reduce_mean(network._discriminator(fake))
             moved = tf.reduce_mean(network._discriminator(fake - 1. * network.push))
             true_push = tf.gradients(tf.reduce_mean(tf.nn.softplus(-network._discriminator(fake))), fake)[0]
@@ -133,3 +134,21 @@ def test_metrics_against_numpy(faces):
     np.testing.assert_allclose(metrics[:, 1], -10 * np.log10(error / faces.test_mask.sum()), rtol=1e-4)
     expected = [gaussian_ssim(a[:, :, 0], b[:, :, 0]) for a, b in zip(true, restored.astype(np.float64))]
     np.testing.assert_allclose(metrics[:, 2], expected, atol=1e-3)
+
+
+def test_two_devices_give_the_weights_of_one(faces):
+    """Each trains on half of every batch; the batch of one leaves a device without any."""
+    def weights(devices):
+        with tf.Graph().as_default():
+            tf.set_random_seed(1)
+            network = neuralnet.ContextEncoder(faces.shape, faces.hole, devices=devices)
+            with open_session() as session:
+                for rows in (faces.train[:8], faces.train[8:15], faces.train[15:16]):
+                    losses, _ = session.run([network.losses, network.update],
+                                            feed(network, faces.images(rows), faces.test_mask))
+                return losses, session.run(tf.trainable_variables()), session.run(network.totals)
+    (losses, one, totals), (same, two, same_totals) = weights(['/cpu:0']), weights(['/cpu:0', '/cpu:0'])
+    np.testing.assert_allclose(losses, same, rtol=1e-3)
+    np.testing.assert_allclose(totals, same_totals, rtol=1e-3)
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a, b, atol=2e-4)  # Adam's first steps: 5e-4 a weight, whatever the gradient

@@ -1,0 +1,44 @@
+"""What the benchmarks share: the program run as its users run it, and tables."""
+import csv
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SHARED = os.path.join(os.path.dirname(ROOT), 'shared')
+BASELINE = os.path.join(SHARED, 'baseline', 'baseline.py')
+sys.path.insert(0, ROOT)
+
+
+def python(runtime):
+    """The interpreter of a runtime, 'tf1' or 'tf2', that `make` has set up; without one, this one."""
+    path = os.path.join(ROOT, {'tf1': '.venv', 'tf2': '.venv-tf2'}[runtime], 'bin', 'python') if runtime else sys.executable
+    if not os.path.exists(path):
+        sys.exit('%s is not there: make test RUNTIME=%s sets it up' % (path, runtime))
+    return path
+
+
+def call(command, cwd):
+    """Standard output of a command; ends this program where it fails."""
+    process = subprocess.run([str(part) for part in command], cwd=str(cwd), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, universal_newlines=True)
+    if process.returncode:
+        sys.exit('%s\n%s%s' % (' '.join(str(part) for part in command), process.stdout, process.stderr))
+    return process.stdout
+
+
+def program(folder, *arguments, **runtime):
+    """Output of `python run.py ARGUMENTS` in `folder`."""
+    return call((python(runtime.get('runtime')), os.path.join(ROOT, 'run.py')) + arguments, folder)
+
+
+def read_table(path):
+    """The rows of a CSV file, each a dictionary of strings."""
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def table(header, rows):
+    """A Markdown table of header and rows of strings."""
+    lines = [header, ['---'] * len(header)] + list(rows)
+    return '\n'.join('| %s |' % ' | '.join(str(cell) for cell in line) for line in lines)

@@ -1,0 +1,258 @@
+"""Speed and memory, beside the plain baseline, in turn on the same machine and the same faces.
+
+    python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 8] [--pairs 3]
+    python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
+
+Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where ../shared/baseline is at hand.
+"""
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+import common
+
+FIGURES = (('graph_seconds', 'build the graph, s', -1), ('train_images_per_second', 'training, images/s', 1),
+           ('test_seconds_per_image', 'test, s/image', -1), ('peak_mb', 'peak memory, MB', -1),
+           ('first_step_cold', 'first step, cold cache, s', 0), ('first_step_warm', 'first step, warm cache, s', 0),
+           ('outside_run', 'share of a step outside session.run', 0), ('gflops', 'training, GFLOP/s', 0),
+           ('matmul_gflops', 'one large tf.matmul, GFLOP/s', 0))  # name in JSON, in the table, better upwards or not
+
+
+# ------------------------------------------------------------------------------- in a process of its own: measure
+
+def multiply_adds(network):
+    """Multiplications of one training step per image: each layer forward, and its two gradients."""
+    import tensorflow.compat.v1 as tf
+    total = 0
+    for op in tf.get_default_graph().get_operations():
+        player = op.name.split('/')[0]
+        if player not in ('generator', 'discriminator'):
+            continue
+        if op.type == 'Conv2D':
+            each = np.prod(op.outputs[0].shape.as_list()[1:3]) * np.prod(op.inputs[1].shape.as_list())
+        elif op.type == 'Conv2DBackpropInput':  # a transposed convolution
+            each = np.prod(op.inputs[2].shape.as_list()[1:3]) * np.prod(op.inputs[1].shape.as_list())
+        elif 'MatMul' in op.type:
+            each = np.prod(op.inputs[1].shape.as_list())
+        else:
+            continue
+        total += 3 * each * (2 if player == 'discriminator' else 1)  # it sees a real and a restored window
+    return int(total)
+
+
+def matmul_gflops(side=2048, seconds=3):
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default(), tf.Session() as session:
+        a = tf.Variable(tf.random_normal([side, side]))
+        product = tf.reduce_sum(tf.matmul(a, a))
+        session.run(tf.global_variables_initializer())
+        session.run(product)
+        began, runs = time.time(), 0
+        while time.time() - began < seconds:
+            session.run(product)
+            runs += 1
+        return 2. * side ** 3 * runs / (time.time() - began) / 1e9
+
+
+def measure(data, size, batch):
+    """One epoch and one test, as run.py does them; a dictionary of FIGURES."""
+    import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    import datamanager
+    import neuralnet
+    import tf_process
+    dataset = datamanager.Dataset(data, (size, size))
+    began = time.time()
+    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    figures, inside = {}, []
+    with tf_process.open_session() as session:
+        figures['graph_seconds'] = time.time() - began
+        original = session.run
+
+        def run(fetches, *args, **kwargs):
+            began = time.time()
+            result = original(fetches, *args, **kwargs)
+            if isinstance(fetches, list) and network.update in fetches:
+                inside.append(time.time() - began)
+            return result
+        session.run = run
+        os.makedirs('checkpoints')
+        tf_process.training(session, network, dataset, 'checkpoints', 'results', epochs=1, batch=batch)
+        figures['train_images_per_second'] = float(common.read_table('results/loss.csv')[0]['images_per_second'])
+        began = time.time()
+        tf_process.test(session, network, dataset, 'checkpoints', 'results')
+        figures['test_seconds_per_image'] = (time.time() - began) / len(dataset.test)
+    figures['outside_run'] = 1 - sum(inside) * figures['train_images_per_second'] / len(dataset.train)
+    figures['gflops'] = 2e-9 * multiply_adds(network) * figures['train_images_per_second']
+    figures['peak_mb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    figures['matmul_gflops'] = matmul_gflops()
+    return figures
+
+
+def load(data, size):
+    """Make or open the cache, take five steps, gather a whole epoch of batches: seconds and memory."""
+    began = time.time()
+    import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    import datamanager
+    import neuralnet
+    import tf_process
+    ready = time.time()
+    dataset = datamanager.Dataset(data, (size, size))
+    figures = {'cache_seconds': time.time() - ready}
+    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    with tf_process.open_session() as session:
+        for step, (images, mask) in zip(range(5), dataset.epoch(0, 8)):
+            session.run(network.update, {network.images: images, network.mask: mask, network.learning_rate: 1e-4})
+            figures.setdefault('first_step', time.time() - began)
+    for images, mask in dataset.epoch(0, 64):
+        pass
+    return dict(figures, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+# ------------------------------------------------------------------------------------------------ the two tables
+
+def worker(runtime, folder, *arguments):
+    """The figures that this file, started anew in `folder` with `arguments`, prints as its last line."""
+    return json.loads(common.call((common.python(runtime), os.path.abspath(__file__), '--worker') + arguments,
+                                  folder).strip().split('\n')[-1])
+
+
+def first_step(runtime, folder, *arguments):
+    """Seconds from the start of `python run.py` to its first finished step."""
+    began = time.time()
+    process = subprocess.Popen([common.python(runtime), os.path.join(common.ROOT, 'run.py')] + [str(a) for a in arguments],
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    seen = ''
+    while 'images/s' not in seen[-100:] and process.poll() is None:
+        seen += process.stderr.read(1)
+    seconds = time.time() - began
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    return seconds
+
+
+def links(images, folder, number):
+    """Make `folder` with `number` links to the images, over and over under new names."""
+    os.makedirs(folder)
+    for i in range(number):
+        os.symlink(images[i % len(images)], os.path.join(folder, '%06d%s' % (i, os.path.splitext(images[i % len(images)])[1])))
+    return folder
+
+
+def compare(options, images):
+    columns = [(runtime, batch) for runtime in options.runtime for batch in options.batch]
+    results = {column: [] for column in columns}
+    baseline = []
+    with tempfile.TemporaryDirectory() as top:
+        data = links(images[:options.images], os.path.join(top, 'data'), min(options.images, len(images)))
+        for pair in range(options.pairs):
+            for runtime, batch in columns:
+                with tempfile.TemporaryDirectory() as folder:
+                    common_arguments = ('--data', data, '--size', options.size, '--batch', batch)
+                    cold = first_step(runtime, folder, *common_arguments)
+                    warm = first_step(runtime, folder, *(common_arguments + ('--restart',)))
+                with tempfile.TemporaryDirectory() as folder:
+                    figures = worker(runtime, folder, 'measure', data, options.size, batch)
+                results[runtime, batch].append(dict(figures, first_step_cold=cold, first_step_warm=warm))
+            if os.path.exists(common.BASELINE):
+                baseline.append(json.loads(common.call([common.python('tf1'), common.BASELINE, '--data', data, '--size',
+                                                        options.size, '--batch', 64], top).strip().split('\n')[-1]))
+            print('pair %d of %d measured' % (pair + 1, options.pairs), file=sys.stderr)
+    median = lambda runs, name: float(np.median([run[name] for run in runs])) if runs and name in runs[0] else None
+    rows = []
+    for name, title, better in FIGURES:
+        reference, row = median(baseline, name), [title]
+        for column in columns:
+            value = median(results[column], name)
+            row.append('%.3g' % value if value < 100 else '%.0f' % value)
+            if reference and better:
+                row[-1] += ' (%.1fx)' % ((value / reference) if better > 0 else (reference / value))
+        rows.append(row + (['%.3g' % reference if reference else ''] if baseline else []))
+    print('%d pairs, %dx%d, %d images of which the last tenth tests; medians, in brackets how many times better '
+          'than the baseline\n' % (options.pairs, options.size, options.size, min(options.images, len(images))))
+    print(common.table(['figure'] + ['%s, batch %d' % column for column in columns] + ['baseline, tf1, batch 64'][:len(baseline)],
+                       rows))
+
+
+def curves(options, images):
+    runtime, step, rows = options.runtime[0], [], []
+    for size in (64, 128, 256):
+        with tempfile.TemporaryDirectory() as top:
+            data = links(images, os.path.join(top, 'data'), 80 if size > 128 else 320)
+            rate = worker(runtime, top, 'measure', data, size, 8)['train_images_per_second']
+            step.append((size, 1000 / rate))
+    for number in (1000, 10000, 50000):
+        with tempfile.TemporaryDirectory() as top:
+            data = links(images, os.path.join(top, 'data'), number)
+            cold, warm = [worker(runtime, top, 'load', data, 128) for _ in range(2)]
+        rows.append((number, cold['cache_seconds'], warm['cache_seconds'], warm['first_step'],
+                     cold['peak_mb'], warm['peak_mb']))
+    from PIL import Image
+    with tempfile.TemporaryDirectory() as top:
+        os.makedirs(os.path.join(top, 'large'))
+        large = []
+        for i, path in enumerate(images[:50]):
+            large.append(os.path.join(top, 'large', '%d.jpg' % i))
+            Image.open(path).resize((512, 512), Image.BICUBIC).save(large[-1], quality=90)
+        data = links(large, os.path.join(top, 'data'), 2000)
+        decoded = 2000 / worker(runtime, top, 'load', data, 128)['cache_seconds']
+    print('Training, batch 8:\n\n' + common.table(
+        ['size', 'ms an image', 'ns a pixel'],
+        [(size, '%.1f' % ms, '%.0f' % (1e6 * ms / size ** 2)) for size, ms in step]))
+    print('\nLoading 128x128 JPEGs:\n\n' + common.table(
+        ['files', 'cold cache, s', 'warm cache, s', 'start to first step, warm, s', 'peak MB, cold', 'peak MB, warm'],
+        [('%d %.1f %.1f %.1f %d %d' % row).split() for row in rows]))
+    print('\nCache of 2,000 512x512 JPEGs: %.0f images/s' % decoded)
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(12, 3.5), tight_layout=True)
+    axes = figure.subplots(1, 3)
+    numbers = [row[0] for row in rows]
+    axes[0].plot([size ** 2 for size, _ in step], [ms for _, ms in step], 'o-')
+    axes[0].set(xlabel='pixels of a picture', ylabel='ms an image', title='training step', xlim=(0, None), ylim=(0, None))
+    axes[1].plot(numbers, [row[1] for row in rows], 'o-', label='cold cache')
+    axes[1].plot(numbers, [row[3] for row in rows], 'o-', label='start to first step, warm')
+    axes[1].set(xlabel='files', ylabel='s', title='loading', ylim=(0, None))
+    axes[2].plot(numbers, [row[4] for row in rows], 'o-', label='cold')
+    axes[2].plot(numbers, [row[5] for row in rows], 'o-', label='warm')
+    axes[2].set(xlabel='files', ylabel='MB', title='peak memory', ylim=(0, None))
+    for each in axes[1:]:
+        each.legend()
+    figure.savefig(os.path.join(common.ROOT, 'docs', 'cost.png'), dpi=80)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--runtime', nargs='+', choices=('tf1', 'tf2'), default=['tf1'])
+    parser.add_argument('--data', default=os.path.join(common.SHARED, 'faces', 'influencers'), help='folder of images '
+                        '(default: %(default)s, else the packaged faces)')
+    parser.add_argument('--size', type=int, default=128)
+    parser.add_argument('--batch', type=int, nargs='+', default=[64, 8])
+    parser.add_argument('--images', type=int, default=320, help='at most so many of the folder')
+    parser.add_argument('--pairs', type=int, default=3)
+    parser.add_argument('--curves', action='store_true')
+    parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        kind, data, numbers = options.worker[0], options.worker[1], [int(text) for text in options.worker[2:]]
+        print(json.dumps({'measure': measure, 'load': load}[kind](data, *numbers)))
+        return
+    import datamanager
+    root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()
+    images = [os.path.abspath(os.path.join(root, name)) for name in datamanager.find_files(root)
+              if datamanager.named_like_image(name)]
+    (curves if options.curves else compare)(options, images)
+
+
+if __name__ == '__main__':
+    main()
