@@ -77,7 +77,7 @@ def parse(arguments=None):
     return options
 
 
-def announce(options, dataset, network):
+def announce(options, dataset, network, batch):
     """Say what is about to happen."""
     import neuralnet
     import tensorflow.compat.v1 as tf
@@ -92,8 +92,8 @@ def announce(options, dataset, network):
         (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
     print('weights: generator %s, discriminator %s' % tuple('{:,}'.format(neuralnet.parameters(variables)) for variables
                                                            in (network.generator_variables, network.discriminator_variables)))
-    print('steps an epoch: %d; epochs: %d; devices: %s' % (
-        dataset.steps(options.batch), options.epoch, ', '.join(devices)))
+    print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
+        dataset.steps(batch), batch, options.epoch, ', '.join(devices)))
 
 
 @contextlib.contextmanager
@@ -122,18 +122,26 @@ def main(options):
     import neuralnet
     import tf_process
 
-    for folder in (options.checkpoints, options.results):
-        tf_process.writable(folder)
-    tf.set_random_seed(options.seed)
-    with tf_process.locked(options.checkpoints):
-        if options.test_only or options.restore:
-            use(options, neuralnet, tf_process)
-        else:
-            train(options, neuralnet, tf_process)
+    using = options.test_only or options.restore
+    cluster = tf_process.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    if not cluster.chief:
+        cluster.serve()
+    try:
+        for folder in (options.checkpoints, options.results):
+            tf_process.writable(folder)
+        tf.set_random_seed(options.seed)
+        with tf_process.locked(options.checkpoints), tf.device(cluster.placement):
+            if using:
+                use(options, neuralnet, tf_process)
+            else:
+                train(options, neuralnet, tf_process, cluster)
+    finally:
+        cluster.release()
 
 
-def train(options, neuralnet, tf_process):
+def train(options, neuralnet, tf_process, cluster):
     """Train, then test."""
+    batch = options.batch * len(cluster.devices)
     if not options.restart:
         tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
@@ -141,15 +149,17 @@ def train(options, neuralnet, tf_process):
     if options.restart:
         tf_process.clear(options.checkpoints, options.results)
     tf_process.check_config(options.checkpoints, {
-        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': options.batch,
+        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
         'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
         'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight)
-    announce(options, dataset, network)
-    with tf_process.open_session() as session:
+    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
+    announce(options, dataset, network, batch)
+
+    def work(session):
         tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, options.batch, options.lr, options.profile)
+                            options.epoch, batch, options.lr, options.profile)
         tf_process.test(session, network, dataset, options.checkpoints, options.results)
+    cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
