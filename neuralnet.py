@@ -28,7 +28,11 @@ DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discrimina
 DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
 DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
+FINE = 5                              # pixels: what the adversary may change is what is left when so much is blurred
 AVERAGE_DECAY = .99                   # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
+BLENDED = .5                          # share of the training faces that are blended with another, see augment()
+COLOUR = .5                           # by how much their colours are made stronger or weaker, at most
+SHARPEN = .3                          # of what is finest in a restoration is added to it, see _evaluation()
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
 METRICS = ('error', 'psnr', 'ssim')
@@ -107,11 +111,21 @@ def encoder(x, gain):
     return x
 
 
-def decoder(x, origin, cells, channels):
+def grain(x, name, seed):
+    """Add noise to x, [N,H,W,C], as much in each channel as is learned, none at first: the stuff of hair and skin.
+
+    StyleGAN's noise input (Karras et al. 2019, https://arxiv.org/abs/1812.04948). seed: [2] integers that fix it.
+    """
+    with tf.variable_scope(name):
+        noise = tf.random.stateless_normal([1] + x.shape.as_list()[1:3] + [1], seed)
+        return x + noise * tf.get_variable('grain', [x.shape[-1]], tf.float32, tf.zeros_initializer())
+
+
+def decoder(x, origin, cells, channels, step):
     """The encoder's mirror image: x, [N,H/32,W/32,256], to the picture's window, [N,h,w,channels].
 
     origin: [2] int32, cells: (h, w), both in cells of WINDOW_STAGE, where the window is cut out: what lies farther
-    from the hole is known and need not be painted.
+    from the hole is known and need not be painted. step: integer that fixes the noise.
     """
     x = conv(x, WIDTHS[-1], 'decode5_1')
     x = conv(x, WIDTHS[-1], 'decode5_2')
@@ -120,6 +134,8 @@ def decoder(x, origin, cells, channels):
         x = conv(x, WIDTHS[stage], 'decode%d' % stage)
         if stage == WINDOW_STAGE:
             x = crop(x, origin, cells)
+        if stage < 2:
+            x = grain(x, 'decode%d' % stage, tf.stack([tf.cast(step, tf.int64), stage]))
     return conv(x, channels, 'paint', gain=.01, activation=tf.identity)  # small: painting starts at the smooth fill
 
 
@@ -128,6 +144,29 @@ def crop(x, origin, size):
     y = tf.slice(x, tf.concat([[0], origin, [0]], 0), [-1, size[0], size[1], -1])
     y.set_shape([None, size[0], size[1], x.shape[-1]])
     return y
+
+
+def blur(x, side):
+    """x, [N,H,W,C], averaged over side x side pixels, twice."""
+    for _ in range(2):
+        x = tf.nn.avg_pool(x, [1, side, side, 1], [1, 1, 1, 1], 'SAME')
+    return x
+
+
+def augment(images, step):
+    """uint8 images, [N,H,W,C], varied for training, the same way for the same step.
+
+    BLENDED of them are mixed with up to a half of another of the batch (mixup, Zhang et al. 2018,
+    https://arxiv.org/abs/1710.09412); all get their colours made stronger or weaker by up to COLOUR.
+    """
+    def uniform(number):
+        return tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], tf.stack([tf.cast(step, tf.int64), number]))
+    x = tf.cast(images, tf.float32)
+    other = tf.where_v2(uniform(10) < BLENDED, uniform(11) / 2, 0.)
+    x += other * (tf.reverse(x, [0]) - x)
+    grey = tf.reduce_mean(x, 3, keepdims=True)
+    x = grey + (1 + COLOUR * (2 * uniform(12) - 1)) * (x - grey)
+    return tf.cast(tf.clip_by_value(x + .5, 0, 255), tf.uint8)
 
 
 def smooth_fill(x, mask, sweeps=4):
@@ -208,18 +247,14 @@ class ContextEncoder:
         self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
         self.learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
         self.step = tf.train.get_or_create_global_step()
-        # The five poolings need multiples of STRIDE; the mirrored border is cut off again at the end.
-        self._border = [[0, -side % STRIDE] for side in self.shape[:2]]
-        self._hole = tf.pad(tf.cast(self.mask, tf.float32), self._border + [[0, 0]])[None]
-        self._origin = window_origin(self._hole[0], self.window)
-
-        count, towers = tf.shape(self.images)[0], []
+        self.varied = augment(self.images, self.step)
+        count, towers = tf.shape(self.varied)[0], []
         for number, device in enumerate(devices):
             with tf.device(device):
                 first, last = count * number // len(devices), count * (number + 1) // len(devices)
                 # Where there are fewer images than devices one computes an image in vain: layers balk at none.
                 scale = tf.cast(last > first, tf.float32) / tf.cast(count, tf.float32)
-                towers.append(self._tower(self.images[first:tf.maximum(last, first + 1)], scale, adv_weight))
+                towers.append(self._tower(self.varied[first:tf.maximum(last, first + 1)], scale, adv_weight))
         self.generator_variables = tf.trainable_variables('generator')
         self.discriminator_variables = tf.trainable_variables('discriminator')
         losses, *gradients = zip(*towers)
@@ -238,10 +273,15 @@ class ContextEncoder:
                 total.append(tf.add_n(parts))
         return total
 
-    def _prepare(self, images):
-        """uint8 images as whole pictures and smoothly filled ones, [N,H',W',C] in [0, 1], sides multiples of STRIDE."""
-        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + self._border + [[0, 0]], 'SYMMETRIC')
-        return real, smooth_fill(real, self._hole)
+    def _prepare(self, images, mask):
+        """uint8 images and mask as whole pictures, smoothly filled ones, [N,H',W',C] in [0, 1], and hole, [1,H',W',1].
+
+        The five poolings need sides that are multiples of STRIDE: the mirrored border is cut off again at the end.
+        """
+        border = [[0, -side % STRIDE] for side in self.shape[:2]]
+        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
+        hole = tf.pad(tf.cast(mask, tf.float32), border + [[0, 0]])[None]
+        return real, smooth_fill(real, hole), hole
 
     def _tower(self, images, scale, adv_weight):
         """Both players on one device's share of a batch: (LOSSES, generator's gradients, discriminator's gradients).
@@ -249,9 +289,9 @@ class ContextEncoder:
         All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
         """
         mean = lambda x: scale * tf.reduce_sum(tf.cast(x, tf.float32))
-        whole, smooth = self._prepare(images)
-        real, hole = [crop(x, self._origin, self.window) for x in (whole, self._hole)]
-        fill = self._generator(smooth)
+        whole, smooth, hole = self._prepare(images, self.mask)
+        fill, origin = self._generator(smooth, hole, self.step)
+        real, hole = [crop(x, origin, self.window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         difference = (fill - real) * hole
         loss_rec = mean(difference ** 2)
@@ -264,23 +304,27 @@ class ContextEncoder:
         # One backward pass through the fakes serves both players: per picture, the slope of the generator's
         # softplus(-l) is -exp(-l) times the slope of the discriminator's softplus(l).
         *discriminator_gradients, slope = tf.gradients(loss_dis, tf.trainable_variables('discriminator') + [fake])
-        ratio = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))
-        self.push = adv_weight * ratio[:, :, None, None] * slope
+        push = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))[:, :, None, None] * slope
+        # The adversary rules only what is fine, where a likely guess costs little squared error: each scale has a
+        # teacher of its own in LAPGAN (Denton et al. 2015, https://arxiv.org/abs/1506.05751).
+        self.push = adv_weight * (push - blur(push, FINE))
         generator_gradients = tf.gradients([loss_rec, difference], variables, [tf.ones([]), self.push])
         return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
                 generator_gradients, discriminator_gradients)
 
-    def _generator(self, smooth, getter=None):
-        """Fill of the window, [N,h,w,C] float32, about [0, 1]: the smooth fill plus what the network paints.
+    def _generator(self, smooth, hole, step, getter=None):
+        """(fill, origin): what the generator paints in the window, [N,h,w,C] float32, about [0, 1], and where that is.
 
-        smooth: whole pictures, smoothly filled. getter: custom_getter of the variables.
+        It is the smooth fill plus what the network adds. smooth: whole pictures, smoothly filled; hole: [1,H,W,1];
+        step: integer that fixes the noise; getter: custom_getter of the variables.
         """
+        origin = window_origin(hole[0], self.window)
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
-            mask = tf.tile(self._hole, tf.stack([tf.shape(smooth)[0], 1, 1, 1]))
+            mask = tf.tile(hole, tf.stack([tf.shape(smooth)[0], 1, 1, 1]))
             x = encoder(tf.concat([2 * smooth - 1, mask], 3), GENERATOR_GAIN)
             x = channel_wise(x, 'channel_wise')
-            difference = decoder(x, self._origin // CELL, [side // CELL for side in self.window], self.shape[2])
-            return crop(smooth, self._origin, self.window) + difference
+            difference = decoder(x, origin // CELL, [side // CELL for side in self.window], self.shape[2], step)
+        return crop(smooth, origin, self.window) + difference, origin
 
     def _discriminator(self, windows):
         """Logits [N,1] that windows, [N,h,w,C] in [0, 1], are real."""
@@ -311,19 +355,27 @@ class ContextEncoder:
         with tf.control_dependencies([averaged]):
             return tf.group(added, tf.assign_add(self.step, 1))
 
-    def _evaluation(self):
-        """The restoration by the averaged generator, and its METRICS."""
-        real, smooth = self._prepare(self.images)
-        fill = self._generator(smooth, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
-        after = [int(whole) - side for whole, side in zip(real.shape[1:3], self.window)] - self._origin
-        whole = tf.pad(fill, tf.concat([[[0, 0]], tf.stack([self._origin, after], 1), [[0, 0]]], 0))
-        restored = real + self._hole * (tf.clip_by_value(whole, 0, 1) - real)
+    def _restored(self, images, mask):
+        """(restored, smooth), [N,H,W,C] in [0, 1]: by the averaged generator, and the smooth fill."""
+        real, smooth, hole = self._prepare(images, mask)
+        fill, origin = self._generator(
+            smooth, hole, 0, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
+        after = [int(whole) - side for whole, side in zip(real.shape[1:3], self.window)] - origin
+        whole = tf.pad(fill, tf.concat([[[0, 0]], tf.stack([origin, after], 1), [[0, 0]]], 0))
+        pictures = real + hole * (tf.clip_by_value(whole, 0, 1) - real), smooth
+        return [tf.reshape(x[:, :self.shape[0], :self.shape[1]], (-1,) + self.shape) for x in pictures]
 
-        def cut(x):
-            x = x[:, :self.shape[0], :self.shape[1]]
-            x.set_shape((None,) + self.shape)
-            return x
-        real, self.restored, self.smooth = cut(real), cut(restored), cut(smooth)
+    def _evaluation(self):
+        """The restoration, the mean of that of the picture and of its mirror image, and its METRICS.
+
+        The mean of two guesses errs less than each, but is smoother than each: some sharpness is given back.
+        """
+        real = tf.cast(self.images, tf.float32) / 255.
+        restored, self.smooth = self._restored(self.images, self.mask)
+        mirrored, _ = self._restored(self.images[:, :, ::-1], self.mask[:, ::-1])
+        mean = (restored + mirrored[:, :, ::-1]) / 2
+        sharper = tf.clip_by_value(mean + SHARPEN * (mean - blur(mean, 3)), 0, 1)
+        self.restored = real + tf.cast(self.mask, tf.float32) * (sharper - real)
         error = tf.reduce_sum((self.restored - real) ** 2, [1, 2, 3])
         # Outside the hole nothing differs, so that the whole picture's PSNR is the hole's but for its share.
         share = tf.reduce_mean(tf.cast(self.mask, tf.float32))

@@ -55,9 +55,9 @@ def parse(arguments=None):
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
         help='what is hidden: center, random, lower (as a face mask does), or FILE.png, white = hole (default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
-    add('--batch', type=number(int, 1, 4096), default=8, help='faces a step; small ones learn more an epoch')
-    add('--lr', type=number(float, 1e-8, 1), default=5e-4, help='learning rate at the start, falls along a half cosine')
-    add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
+    add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
+    add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
+    add('--adv_weight', type=number(float, 0, 1e4), default=4., help='weight of the adversarial loss beside the '
         'squared error; 0 trains without an adversary: less error, blurred faces')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')

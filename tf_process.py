@@ -60,16 +60,32 @@ class Interrupted(Exception):
 
 # ------------------------------------------------------------------------------------------------------ files
 
+def remove(path):
+    """Remove a file, or a folder with what is in it, where there is one."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
 @contextmanager
 def replacing(path):
-    """Yield a name beside `path` to write to; renamed to `path` when whole, removed when not."""
+    """Yield a name beside `path` to write a file or folder to: renamed to `path` when whole, removed when not.
+
+    RunError where it cannot be written.
+    """
     part = path + '.part'
+    remove(part)  # of a killed run
     try:
         yield part
+        if os.path.isdir(path):
+            shutil.rmtree(path)
         os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
+    except BaseException as error:
+        remove(part)
+        if isinstance(error, OSError):
+            raise RunError('%s: cannot be written (%s): free space, then give the same command again' % (
+                path, error.strerror or error))
         raise
 
 
@@ -103,9 +119,10 @@ def writable(folder):
     """Make `folder`, or RunError where nothing can be written into it."""
     try:
         os.makedirs(folder, exist_ok=True)
-        with replacing(os.path.join(folder, '.writable')) as part, open(part, 'w'):
+        part = os.path.join(folder, '.writable.part')
+        with open(part, 'w'):
             pass
-        os.remove(os.path.join(folder, '.writable'))
+        os.remove(part)
     except OSError as error:
         raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
 
@@ -169,10 +186,14 @@ def clear(checkpoints, results):
     for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-*')) + [
             os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
             os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        elif os.path.exists(path):
-            os.remove(path)
+        remove(path)
+
+
+def remove_unfinished(checkpoints):
+    """Remove what a killed or failed run was saving."""
+    for pattern in ('*.tempstate*', 'model-*_temp*'):
+        for path in glob.glob(os.path.join(glob.escape(checkpoints), pattern)):
+            remove(path)
 
 
 def restore_model(session, saver, checkpoints):
@@ -208,6 +229,7 @@ def save_model(session, network, saver, checkpoints, seconds):
     except LOST:
         raise
     except tf.errors.OpError as error:
+        remove_unfinished(checkpoints)
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, error.message.split('\n')[0]))
 
@@ -251,8 +273,11 @@ class Cluster:
         self.devices = [tf.train.replica_device_setter(cluster=jobs, worker_device=self._device(task)) for task in trainers]
         self.placement = self.devices[0]
         try:
+            with socket.socket() as probe:  # TensorFlow would say more than a user can read
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(('', int(self._addresses[self._me].rsplit(':', 1)[1])))
             self._server = tf.train.Server(tf.train.ClusterSpec(jobs), *self._me, config=session_config())
-        except tf.errors.OpError:
+        except (OSError, OverflowError, tf.errors.OpError):
             raise RunError('%s: the port cannot be opened, another program may be using it: name another in TF_CONFIG' % (
                 self._addresses[self._me]))
         self._target = self._server.target
@@ -544,8 +569,8 @@ def traced(session, path, calls=range(5, 8)):
 
 def training(session, network, dataset, checkpoints, results,
              epochs=20,            # passes over the training part
-             batch=8,              # faces a step
-             learning_rate=5e-4,   # the generator's at the start; falls to zero along half a cosine
+             batch=4,              # faces a step
+             learning_rate=3e-4,   # the generator's at the start; falls to zero along half a cosine
              profile=False):       # write results/trace.json
     """Train from the newest checkpoint, if any, to the end of the last epoch.
 
@@ -554,9 +579,7 @@ def training(session, network, dataset, checkpoints, results,
     os.makedirs(os.path.join(results, 'training'), exist_ok=True)
     log_path, steps = os.path.join(results, 'loss.csv'), dataset.steps(batch)
     saver = tf.train.Saver(max_to_keep=KEPT)
-    for path in glob.glob(os.path.join(glob.escape(checkpoints), '*.tempstate*')) + glob.glob(
-            os.path.join(glob.escape(checkpoints), 'model-*_temp*')):  # what a killed run was writing
-        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    remove_unfinished(checkpoints)
     restore_model(session, saver, checkpoints)
     saver.recover_last_checkpoints(models(checkpoints))
     step, before = session.run([network.step, network.seconds])
@@ -620,12 +643,9 @@ def test(session, network, dataset, checkpoints, results):
     Raises RunError where there is no checkpoint.
     """
     load_trained(session, checkpoints)
-    folder = os.path.join(results, 'test')
-    if os.path.isdir(folder):  # of another test
-        shutil.rmtree(folder)
-    os.makedirs(folder)
     table, tiles = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        os.makedirs(folder)
         for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
                                                     -(-len(dataset.test) // TEST_BATCH), leave=False):
             faces = panels(images, dataset.test_mask, restored, difference=False)

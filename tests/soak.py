@@ -1,0 +1,87 @@
+"""Kill the program at random moments until it is done; compare with an unbroken run. `make soak` does it at length."""
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+COMMAND = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '3', '--batch', '8']
+PHASES = (('testing', b'testing:'), ('between epochs', b'epoch 1:'), ('steps', b'images/s'), ('before the first step', b'faces:'),
+          ('cache', b'reading'), ('start-up', b''))  # by what was printed last
+
+
+def unbroken(folder):
+    """Seconds that one run takes from an empty folder to the end."""
+    began = time.time()
+    subprocess.run(COMMAND, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.time() - began
+
+
+def killed(folder, kills, longest, seed):
+    """Run with `kills` SIGKILLs, each after up to `longest` seconds, then to the end; {phase: kills that hit it}."""
+    chance, phases = random.Random(seed), {}
+    for number in range(kills + 1):
+        with open(os.path.join(folder, 'log'), 'w+b') as log:
+            process = subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=log)
+            try:
+                # Every third is let come far, so that the run as a whole goes on.
+                process.wait(None if number == kills else longest * chance.uniform(.6 if number % 3 == 2 else .02, 1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                log.seek(0)
+                said = log.read()
+                phase = max(PHASES, key=lambda each: said.rfind(each[1]) if each[1] else -.5)[0]
+                phases[phase] = phases.get(phase, 0) + 1
+            else:
+                log.seek(0)
+                assert process.returncode == 0, log.read().decode()
+                if number < kills:  # done before its time: begin anew, to be killed elsewhere
+                    phases['(was done)'] = phases.get('(was done)', 0) + 1
+                    for name in ('cache', 'checkpoints', 'results'):
+                        shutil.rmtree(os.path.join(folder, name))
+    return phases
+
+
+def difference(whole, broken):
+    """What two folders' outcomes differ by: (log rows equal, largest relative difference of errors, of weights, leftovers)."""
+    import tensorflow.compat.v1 as tf
+    rows, errors, weights = [], [], []
+    for folder in (whole, broken):
+        with open(os.path.join(folder, 'results', 'loss.csv')) as file:
+            table = [line.split(',') for line in file.read().split()[1:]]
+        rows.append([row[:2] for row in table])
+        errors.append(np.array([row[4:] for row in table], float))
+        reader = tf.train.load_checkpoint(os.path.join(folder, 'checkpoints'))
+        weights.append({name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+                        if name.split('/')[0] in ('generator', 'discriminator')})
+    left = [name for _, folders, names in os.walk(broken) for name in folders + names
+            if name.endswith('.part') or 'temp' in name]
+    return (rows[0] == rows[1], float(np.abs(errors[0] / errors[1] - 1).max()),
+            max(float(np.abs(weights[0][name] - weights[1][name]).max()) for name in weights[0]), left)
+
+
+def soak(kills, seed):
+    """(phases hit, difference) of one unbroken and one killed run."""
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as broken:
+        longest = unbroken(whole)
+        phases = killed(broken, kills, longest, seed)
+        return phases, difference(whole, broken)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--kills', type=int, default=40)
+    parser.add_argument('--seed', type=int, default=0)
+    options = parser.parse_args()
+    phases, (rows, errors, weights, left) = soak(options.kills, options.seed)
+    print('SIGKILL in: ' + ', '.join('%s %d' % item for item in sorted(phases.items())))
+    print('rows of loss.csv as in the unbroken run: %s; largest relative difference of their numbers: %.2g; largest '
+          'difference of a weight: %.2g; temporary files left: %s' % (rows, errors, weights, left or 'none'))
+    sys.exit(not rows or errors > 1e-3 or bool(left))

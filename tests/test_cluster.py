@@ -1,0 +1,158 @@
+"""Several processes on loopback, as TF_CONFIG describes them, each `python run.py`."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import ROOT, run
+
+
+def addresses(**numbers):
+    """A cluster of so many tasks of each job, on free ports."""
+    sockets, cluster = [], {}
+    for job, number in numbers.items():
+        for _ in range(number):
+            sockets.append(socket.socket())
+            sockets[-1].bind(('127.0.0.1', 0))
+            cluster.setdefault(job, []).append('127.0.0.1:%d' % sockets[-1].getsockname()[1])
+    for each in sockets:
+        each.close()
+    return cluster
+
+
+class Machines:
+    """The processes of a cluster in one folder; what they print goes to JOB_INDEX.log there."""
+
+    def __init__(self, folder, cluster, *arguments):
+        self.folder, self.cluster, self.arguments, self.processes = folder, cluster, [str(a) for a in arguments], {}
+
+    def start(self, job, index=0):
+        config = json.dumps({'cluster': self.cluster, 'task': {'type': job, 'index': index}})
+        with open(str(self.folder / ('%s_%d.log' % (job, index))), 'ab') as log:
+            self.processes[job, index] = subprocess.Popen(
+                [sys.executable, os.path.join(ROOT, 'run.py')] + self.arguments, cwd=str(self.folder),
+                env=dict(os.environ, TF_CONFIG=config), stdout=log, stderr=log)
+
+    def said(self, job, index=0):
+        return (self.folder / ('%s_%d.log' % (job, index))).read_text()
+
+    def wait_for(self, words, job, index=0, seconds=120):
+        until = time.time() + seconds
+        while words not in self.said(job, index):
+            assert time.time() < until and self.processes[job, index].poll() is None, self.said(job, index)
+            time.sleep(.1)
+
+    def wait(self, job, index=0, seconds=200):
+        try:
+            return self.processes[job, index].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.said(job, index))
+
+    def kill(self, job, index=0):
+        self.processes[job, index].kill()
+        self.processes[job, index].wait()
+
+    def __enter__(self):
+        for job in sorted(self.cluster):
+            for index in range(len(self.cluster[job])):
+                self.start(job, index)
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+def newest(folder):
+    """(weights by name, the sums over the epoch) of a folder's newest checkpoint."""
+    reader = tf.train.load_checkpoint(str(folder / 'checkpoints'))
+    names = [name for name in reader.get_variable_to_shape_map() if name.split('/')[0] in ('generator', 'discriminator')]
+    return {name: reader.get_tensor(name) for name in names if 'adam' not in name}, reader.get_tensor('totals')
+
+
+def test_two_workers_and_a_parameter_server_train_and_end_by_themselves(tmp_path):
+    with Machines(tmp_path, addresses(ps=1, worker=2), '--size', 32, '--epoch', 2, '--batch', 8) as machines:
+        assert [machines.wait(*task) for task in (('worker', 0), ('worker', 1), ('ps', 0))] == [0, 0, 0]
+        assert 'test of 40 faces' in machines.said('worker', 0)  # the chief, where none is named
+        for task in (('worker', 1), ('ps', 0)):
+            assert 'the chief has finished' in machines.said(*task)
+    log = (tmp_path / 'results' / 'loss.csv').read_text().split()
+    assert [row.split(',')[:2] for row in log[1:]] == [['1', '23'], ['2', '46']]
+    assert len(list((tmp_path / 'results' / 'test').glob('*.png'))) == 40
+    assert newest(tmp_path)[1][-1] == 360  # images seen in the last epoch
+
+
+def test_two_workers_end_with_the_weights_of_one_with_twice_the_batch(tmp_path, colour_faces):
+    alone, together = tmp_path / 'alone', tmp_path / 'together'
+    alone.mkdir()
+    together.mkdir()
+    options = ['--data', colour_faces, '--size', 32, '--epoch', 2, '--lr', 1e-4]
+    assert run(alone, '--batch', 16, *options).returncode == 0
+    with Machines(together, addresses(chief=1, ps=2, worker=1), '--batch', 8, *options) as machines:
+        assert machines.wait('chief') == 0
+    (one, _), (two, _) = newest(alone), newest(together)
+    assert sorted(one) == sorted(two) and len(one) > 50
+    for name in one:  # six steps of Adam, of at most 1e-4 each
+        np.testing.assert_allclose(one[name], two[name], atol=5e-5, err_msg=name)
+
+
+def test_lost_machines(tmp_path):
+    with Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--size', 32, '--epoch', 300, '--batch', 32) as machines:
+        machines.wait_for('epoch 1:', 'chief')
+        machines.kill('worker')
+        machines.wait_for('worker 0', 'chief')  # is lost
+        machines.start('worker')
+        machines.wait_for('going on from', 'chief')
+        machines.wait_for('epoch 3:', 'chief')
+        machines.kill('chief')
+        machines.start('chief')
+        machines.wait_for('epoch 6:', 'chief')
+        machines.kill('ps')
+        assert machines.wait('chief') == 2
+        assert machines.wait('worker') == 0
+        said = machines.said('chief')
+        assert 'parameter server ps 0' in said and 'same commands' in said and 'Traceback' not in said
+    epochs = [int(row.split(',')[0]) for row in (tmp_path / 'results' / 'loss.csv').read_text().split()[1:]]
+    assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= 6
+
+
+def test_sigterm_to_the_chief_saves_and_ends_the_others(tmp_path):
+    with Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--size', 32, '--epoch', 300, '--batch', 32) as machines:
+        machines.wait_for('images/s', 'chief')
+        machines.processes['chief', 0].send_signal(signal.SIGTERM)
+        assert [machines.wait(job) for job in ('chief', 'ps', 'worker')] == [143, 0, 0]
+    assert list((tmp_path / 'checkpoints').glob('model-*.index'))
+
+
+ONE = '"task": {"type": "worker", "index": 0}'
+
+
+@pytest.mark.parametrize('text,words', [
+    ('chief', ['TF_CONFIG', 'JSON']),
+    ('{"cluster": {"ps": ["a:1"], "worker": ["b:2"]}}', ['TF_CONFIG', 'task']),
+    ('{"cluster": {"worker": ["b:2"]}, %s}' % ONE, ['TF_CONFIG', 'ps']),
+    ('{"cluster": {"ps": ["a:1"], "worker": ["b"]}, %s}' % ONE, ['TF_CONFIG', 'HOST:PORT']),
+    ('{"cluster": {"ps": ["a:1"], "worker": ["b:2"]}, "task": {"type": "worker", "index": 1}}', ['TF_CONFIG', 'worker 1']),
+    ('{"cluster": {"ps": ["a:1"], "worker": ["b:2"], "evaluator": ["c:3"]}, %s}' % ONE, ['TF_CONFIG', 'chief, worker and ps']),
+    ('{"cluster": {"ps": ["127.0.0.1:1"], "worker": ["127.0.0.1:%d"]}, %s}', ['port', 'TF_CONFIG']),
+])
+def test_a_wrong_tf_config_gets_a_sentence(tmp_path, monkeypatch, text, words):
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen(1)
+        if '%d' in text:
+            text = text % (taken.getsockname()[1], ONE)
+        monkeypatch.setenv('TF_CONFIG', text)
+        process = run(tmp_path, '--size', 32)
+    assert process.returncode == 2 and 'Traceback' not in process.stderr
+    assert process.stderr.count('\n') == 1, process.stderr
+    for word in words:
+        assert word in process.stderr
