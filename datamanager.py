@@ -25,6 +25,7 @@ HEADER = 128                             # bytes of a .npy header of four dimens
 LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
          (.36, .93), (.24, .84), (.17, .72), (.16, .58), (.34, .56))
 
+warnings.filterwarnings('ignore', module='PIL')  # a damaged file is named once, by us
 # More than 89 million pixels is a mistake or an attack ("decompression bomb"): an error, so that the file is skipped.
 warnings.simplefilter('error', Image.DecompressionBombWarning)
 
@@ -469,17 +470,16 @@ def _build(part, base, folder, files, height, width):
         candidates = [(name, channels) for name, channels in found if isinstance(channels, int) and channels]
         channels = max((c for _, c in candidates), default=1)
         part.write(bytes(HEADER))
-        progress = tqdm(total=len(candidates), desc='reading %s' % shown(folder), unit='image', leave=False)
-        for first in range(0, len(candidates), IN_FLIGHT):  # bounded: memory does not grow with the folder
-            names = [name for name, _ in candidates[first:first + IN_FLIGHT]]
-            for name, image in zip(names, pool.map(load, names)):
-                if isinstance(image, str):
-                    skipped.append(image)
-                else:
-                    kept.append(name)
-                    part.write(image.tobytes())
-                progress.update()
-        progress.close()
+        with tqdm(total=len(candidates), desc='reading %s' % shown(folder), unit='image', leave=False) as progress:
+            for first in range(0, len(candidates), IN_FLIGHT):  # bounded: memory does not grow with the folder
+                names = [name for name, _ in candidates[first:first + IN_FLIGHT]]
+                for name, image in zip(names, pool.map(load, names)):
+                    if isinstance(image, str):
+                        skipped.append(image)
+                    else:
+                        kept.append(name)
+                        part.write(image.tobytes())
+                    progress.update()
     part.flush()
     with open(base + '.part', 'r+b') as file:
         np.lib.format.write_array_header_1_0(file, {

@@ -102,7 +102,7 @@ def write_png(path, image, **options):
 
 def write_csv(path, header, rows):
     """Write a table: the header's names and the rows' values."""
-    with replacing(path) as part, open(part, 'w', newline='') as file:
+    with replacing(path) as part, open(part, 'w', newline='', errors='surrogateescape') as file:  # any file name
         csv.writer(file).writerows([header] + list(rows))
 
 
@@ -137,7 +137,8 @@ def locked(checkpoints):
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(folder)
-        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % checkpoints)
+        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
+            checkpoints))
     try:
         yield
     finally:
@@ -270,7 +271,8 @@ class Cluster:
         self._addresses = {(job, index): address for job in jobs for index, address in enumerate(jobs[job])}
         trainers = [task for job in ('chief', 'worker') for task in sorted(self._addresses) if task[0] == job]
         self.chief = self._me == trainers[0]
-        self.devices = [tf.train.replica_device_setter(cluster=jobs, worker_device=self._device(task)) for task in trainers]
+        self.devices = [tf.train.replica_device_setter(cluster=jobs, worker_device=self._device(task))
+                        for task in trainers]
         self.placement = self.devices[0]
         try:
             with socket.socket() as probe:  # TensorFlow would say more than a user can read
@@ -285,10 +287,12 @@ class Cluster:
     @staticmethod
     def _read(text):
         """({job: [addresses]}, (job, index)) of TF_CONFIG."""
-        wrong = 'TF_CONFIG: %s: give {"cluster": {"chief": ["HOST:PORT"], "worker": [..], "ps": [..]}, "task": {"type": "ps", "index": 0}}'
+        wrong = ('TF_CONFIG: %s: give {"cluster": {"chief": ["HOST:PORT"], "worker": [..], "ps": [..]}, '
+                 '"task": {"type": "ps", "index": 0}}')
         try:
             config = json.loads(text)
-            jobs = {job: [str(address) for address in addresses] for job, addresses in config['cluster'].items() if addresses}
+            jobs = {job: [str(address) for address in addresses]
+                    for job, addresses in config['cluster'].items() if addresses}
             task = config['task']['type'], int(config['task'].get('index', 0))
         except ValueError:
             raise RunError(wrong % 'not JSON')
@@ -298,7 +302,8 @@ class Cluster:
                 ('"ps" is missing from the cluster', 'ps' not in jobs),
                 ('neither "chief" nor "worker" is in the cluster', not {'chief', 'worker'} & set(jobs)),
                 ('jobs other than chief, worker and ps', set(jobs) - {'chief', 'worker', 'ps'}),
-                ('an address is not HOST:PORT', not all(re.match(r'.+:\d{1,5}$', a) for each in jobs.values() for a in each)),
+                ('an address is not HOST:PORT', not all(
+                    re.match(r'.+:\d{1,5}$', address) for addresses in jobs.values() for address in addresses)),
                 ('there is no task %s %d in the cluster' % task, not 0 <= task[1] < len(jobs.get(task[0], ())))):
             if found:
                 raise RunError(wrong % problem)
@@ -307,6 +312,9 @@ class Cluster:
     @staticmethod
     def _device(task):
         return '/job:%s/task:%d' % task
+
+    def _named(self, task):
+        return '%s %d at %s' % (task + (self._addresses[task],))
 
     def _lost(self):
         """The tasks, sorted, that do not answer at their address."""
@@ -327,7 +335,7 @@ class Cluster:
         """Compute, or keep weights, for the chief; ends this process when the chief has finished."""
         for number in (signal.SIGINT, signal.SIGTERM):  # Python's handlers would wait for the chief, too
             signal.signal(number, signal.SIG_DFL)
-        name = '%s %d at %s' % (self._me + (self._addresses[self._me],))
+        name = self._named(self._me)
         print(name + ' serves until the chief has finished')
         with tf.Session(self._target, config=session_config(self._device(self._me))) as session:
             session.run(self._finished(self._me).dequeue())
@@ -343,10 +351,10 @@ class Cluster:
             time.sleep(1)
             lost = self._lost()
             for task in lost:
-                name = '%s %d at %s' % (task + (self._addresses[task],))
+                name = self._named(task)
                 if task[0] == 'ps' and task in before:  # twice in a row
-                    print('error: the parameter server %s is lost: start all processes again with the same commands, they '
-                          'go on from the newest checkpoint' % name, file=sys.stderr, flush=True)
+                    print('error: the parameter server %s is lost: start all processes again with the same commands, '
+                          'they go on from the newest checkpoint' % name, file=sys.stderr, flush=True)
                     self.release()
                     os._exit(2)
                 if task not in before:
@@ -359,7 +367,7 @@ class Cluster:
             waited = 0
             while self._lost():
                 if waited == 3:
-                    print('waiting for ' + ', '.join('%s %d at %s' % (task + (self._addresses[task],)) for task in self._lost()))
+                    print('waiting for ' + ', '.join(self._named(task) for task in self._lost()))
                 waited += 1
                 time.sleep(1)
             threading.Thread(target=self._watch, daemon=True).start()
@@ -598,24 +606,26 @@ def training(session, network, dataset, checkpoints, results,
             if not first:
                 network.totals.load(np.zeros(network.totals.shape.as_list()), session)
             started, seen = time.time(), 0
-            bar = tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-                       miniters=1, leave=False, bar_format=BAR)
-            for images, mask in bar:
-                losses, _ = run([network.losses, network.update], {
-                    network.images: images, network.mask: mask,
-                    network.learning_rate: cosine(learning_rate, step, steps * epochs)})
-                step, seen = step + 1, seen + len(images)
-                if not np.isfinite(losses).all():
-                    raise RunError(NOT_FINITE % (epoch + 1, step % steps))
-                rate = seen / (time.time() - started)
-                bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (rate,)),
-                                    refresh=False)
-                if caught:
-                    save_model(session, network, saver, checkpoints, time.time() - began)
-                    raise Interrupted(caught[0])
-            bar.close()
-            tested = list(evaluate(session, network, dataset))
-            metrics = np.concatenate([part[3] for part in tested]).mean(0)
+            with tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
+                      miniters=1, leave=False, bar_format=BAR) as bar:
+                for images, mask in bar:
+                    losses, _ = run([network.losses, network.update], {
+                        network.images: images, network.mask: mask,
+                        network.learning_rate: cosine(learning_rate, step, steps * epochs)})
+                    step, seen = step + 1, seen + len(images)
+                    if not np.isfinite(losses).all():
+                        raise RunError(NOT_FINITE % (epoch + 1, step % steps))
+                    rate = seen / (time.time() - started)
+                    bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (rate,)),
+                                        refresh=False)
+                    if caught:
+                        save_model(session, network, saver, checkpoints, time.time() - began)
+                        raise Interrupted(caught[0])
+            metrics, tiles = [], []
+            for _, images, restored, values in evaluate(session, network, dataset):
+                metrics += list(values)
+                tiles += list(panels(images, dataset.test_mask, restored)[:GRID - len(tiles)])
+            metrics = np.mean(metrics, 0)
             if not np.isfinite(metrics[0]):
                 raise RunError(NOT_FINITE % (epoch + 1, step % steps))
             totals = session.run(network.totals)
@@ -624,8 +634,7 @@ def training(session, network, dataset, checkpoints, results,
             rows.append(values)
             write_csv(log_path, LOG, rows)
             plot_log(os.path.join(results, 'loss.png'), rows)
-            images, restored = [np.concatenate([part[k] for part in tested])[:GRID] for k in (1, 2)]
-            grid = sheet(panels(images, dataset.test_mask, restored))
+            grid = sheet(np.array(tiles))
             write_png(os.path.join(results, 'training', '%08d.png' % (epoch + 1)), grid)
             summarize(writer, step, list(zip(LOG, values))[4:], grid)
             save_model(session, network, saver, checkpoints, time.time() - began)

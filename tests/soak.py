@@ -1,5 +1,6 @@
 """Kill the program at random moments until it is done; compare with an unbroken run. `make soak` does it at length."""
 import argparse
+import io
 import os
 import random
 import shutil
@@ -9,8 +10,12 @@ import tempfile
 import time
 
 import numpy as np
+from PIL import Image
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+import datamanager
+
 COMMAND = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '3', '--batch', '8']
 PHASES = (('testing', b'testing:'), ('between epochs', b'epoch 1:'), ('steps', b'images/s'), ('before the first step', b'faces:'),
           ('cache', b'reading'), ('start-up', b''))  # by what was printed last
@@ -75,11 +80,44 @@ def soak(kills, seed):
         return phases, difference(whole, broken)
 
 
+def damaged(number, seed):
+    """Load `number` face images with random bytes changed or cut off; {outcome: how many}, nothing but skips and images."""
+    chance, outcomes = np.random.RandomState(seed), {'loaded': 0, 'skipped': 0}
+    face = Image.open(os.path.join(datamanager.packaged_faces(), 's1', '1.pgm')).resize((48, 56))
+    kinds = []
+    for kind, image in (('jpeg', face.convert('RGB')), ('png', face.convert('P')), ('bmp', face.convert('RGB')),
+                        ('ppm', face), ('png', face.convert('RGBA'))):
+        file = io.BytesIO()
+        image.save(file, kind)
+        kinds.append(file.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'face')
+        for i in range(number):
+            whole = bytearray(kinds[i % len(kinds)])
+            start = 64 if chance.rand() < .5 else len(whole)  # half of them in the header, where it hurts
+            for place in chance.randint(0, start, chance.randint(1, 20)):
+                whole[place] = chance.randint(256)
+            if chance.rand() < .2:
+                del whole[chance.randint(len(whole)):]
+            with open(path, 'wb') as file:
+                file.write(whole)
+            try:
+                image = datamanager.load_image(path, 32, 32, 3)
+                assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+                outcomes['loaded'] += 1
+            except datamanager.DataError as error:
+                assert path in str(error) and '\n' not in str(error)
+                outcomes['skipped'] += 1
+    return outcomes
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--kills', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--damaged', type=int, default=5000)
     options = parser.parse_args()
+    print('damaged images: %s' % damaged(options.damaged, options.seed))
     phases, (rows, errors, weights, left) = soak(options.kills, options.seed)
     print('SIGKILL in: ' + ', '.join('%s %d' % item for item in sorted(phases.items())))
     print('rows of loss.csv as in the unbroken run: %s; largest relative difference of their numbers: %.2g; largest '

@@ -1,0 +1,140 @@
+"""What machines and people do to a run. `make soak` does the first two at length."""
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies
+from PIL import Image
+
+import datamanager
+import run as front_door
+import soak
+from conftest import ROOT, run
+
+
+def test_killed_at_random_moments_it_ends_as_an_unbroken_run():
+    _, (rows, errors, weights, left) = soak.soak(kills=5, seed=1)
+    assert rows and not left
+    assert errors < 1e-3 and weights < 1e-3  # the same to the last bit where the machine adds in the same order
+
+
+def test_damaged_images_load_or_are_skipped():
+    outcomes = soak.damaged(600, seed=1)
+    assert outcomes['skipped'] > 100 and outcomes['loaded'] > 10
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for 300 kB."""
+    folder = tmp_path / 'small disk'
+    folder.mkdir()
+    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=300k', 'tmpfs', str(folder)], stderr=subprocess.DEVNULL):
+        pytest.skip('only root can mount a small disk')
+    yield folder
+    subprocess.check_call(['umount', str(folder)])
+
+
+@pytest.mark.parametrize('option', ['--cache', '--checkpoints', '--results', '--restore'])
+def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, trained, option):
+    shutil.copytree(str(trained[0]), str(tmp_path / 'run'))
+    os.remove(str(tmp_path / 'run' / 'results' / 'test.csv'))
+    (small_disk / 'test').mkdir()
+    (small_disk / 'test' / 'kept.png').write_bytes(b'of an earlier test')
+    arguments = {'--cache': ['--size', 40, '--cache', small_disk],
+                 '--checkpoints': ['--size', 32, '--checkpoints', small_disk],
+                 '--results': ['--test_only', '--results', small_disk],
+                 '--restore': ['--restore', 'big.png', '--results', small_disk]}[option]
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (500, 500, 3)).astype(np.uint8)).save(
+        str(tmp_path / 'run' / 'big.png'))
+    if option == '--results':  # almost full before
+        (small_disk / 'filler').write_bytes(bytes(200000))
+    process = run(tmp_path / 'run', '--epoch', 1, *arguments)
+    assert process.returncode == 2 and 'Traceback' not in process.stderr, process.stderr
+    assert 'No space left' in process.stderr and str(small_disk) in process.stderr
+    assert (small_disk / 'test' / 'kept.png').read_bytes() == b'of an earlier test'
+    left = [name for _, folders, names in os.walk(str(small_disk)) for name in folders + names]
+    assert not [name for name in left if 'part' in name or 'temp' in name], left
+
+
+def test_two_runs_at_once_on_the_same_checkpoints(tmp_path):
+    first = subprocess.Popen([sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '99'],
+                             cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first.stdout.readline()  # 'faces: ..'
+    second = run(tmp_path, '--size', 32)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2 and 'another run' in second.stderr and second.stderr.count('\n') == 1
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    options = ['--size', 32, '--batch', 64, '--checkpoints', 'model']
+    assert run(tmp_path, '--epoch', 1, '--lr', 1, '--adv_weight', 0, *options).returncode in (0, 2)
+    process = run(tmp_path, '--epoch', 30, '--lr', 1, '--adv_weight', 1e4, '--restart', *options)
+    assert process.returncode == 2 and 'no longer finite' in process.stderr, process.stderr
+    assert '--restart' in process.stderr and 'Traceback' not in process.stderr
+
+
+def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
+    folder = tmp_path / 'my faces'
+    shutil.copytree(str(colour_faces), str(folder))
+    face = Image.open(str(folder / '00.jpg'))
+    for name in (b'zz two\nlines.png', b'zz caf\xe9.png', b'zz with space.png'):
+        with open(os.path.join(os.fsencode(str(folder)), name), 'wb') as file:
+            face.save(file, 'PNG')
+    face.convert('CMYK').save(str(folder / 'cmyk.jpg'))
+    face.save(str(folder / 'animated.png'), save_all=True, append_images=[face.rotate(9)])
+    face.save(str(folder / 'really a gif.png'), 'GIF')
+    face.save(str(folder / 'really a jpeg.txt'), 'JPEG')
+    Image.new('1', (20000, 20000)).save(str(folder / 'bomb.png'))
+    face.resize((1, 1)).save(str(folder / 'tiny.png'))
+    process = run(tmp_path, '--data', folder, '--size', 32, '--epoch', 1)
+    assert process.returncode == 0, process.stderr
+    assert '46 faces' in process.stdout or '42 to train on, 4 to test on' in process.stdout
+    assert [line for line in process.stdout.split('\n') if line.startswith('skipped')] and 'Warning' not in process.stderr
+    for name in ('really a gif.png', 'bomb.png', 'tiny.png'):
+        assert 'skipped %s/%s' % (folder, name) in process.stdout
+    assert b'zz caf\xe9.png' in os.listdir(os.fsencode(str(tmp_path / 'results' / 'test')))
+
+
+def test_files_that_vanish_after_they_were_listed_are_skipped(tmp_path, colour_faces):
+    path, files, skipped = datamanager.cached_images(str(colour_faces), ['00.jpg', 'gone.jpg'], 32, 32, str(tmp_path))
+    assert files == ['00.jpg'] and len(skipped) == 1 and 'gone.jpg' in skipped[0]
+    assert np.load(path).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root may read everything')
+def test_an_unreadable_folder_gets_a_sentence(tmp_path):
+    (tmp_path / 'secret').mkdir(mode=0)
+    process = run(tmp_path, '--data', 'secret')
+    assert process.returncode == 2 and 'cannot be read' in process.stderr
+
+
+OPTIONS = strategies.sampled_from(['--size', '--epoch', '--batch', '--lr', '--adv_weight', '--seed', '--mask', '--data'])
+VALUES = strategies.one_of(strategies.text(max_size=8), strategies.integers().map(str), strategies.floats().map(str),
+                           strategies.sampled_from(['0x10', '32x', 'x', '128x128', '-0', '1e400', 'nan', '٣٢', '²']))
+
+
+@settings(max_examples=300, deadline=None)
+@given(strategies.lists(strategies.tuples(OPTIONS, VALUES), max_size=4))
+def test_any_command_line_is_understood_or_refused(pairs):
+    try:
+        options = front_door.parse(['%s=%s' % pair for pair in pairs])
+    except SystemExit as end:
+        assert end.code == 2
+    else:
+        assert 1 <= options.epoch and 1 <= options.batch <= 4096 and 0 < options.lr <= 1
+        assert options.size is None or all(32 <= side <= 4096 for side in options.size)
+
+
+@settings(max_examples=100, deadline=None)
+@given(strategies.integers(32, 400), strategies.integers(32, 400), strategies.sampled_from(['center', 'lower', 'random']),
+       strategies.integers(0, 2 ** 31))
+def test_any_mask_hides_something_but_not_all(height, width, kind, seed):
+    mask = datamanager.make_mask(kind, height, width, np.random.RandomState(seed))
+    assert mask.shape == (height, width, 1) and mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+    top, bottom, left, right = datamanager.bounding_box(mask)
+    assert mask[top:bottom, left:right].sum() == mask.sum()
