@@ -1,5 +1,6 @@
 # make run [ARGS="--epoch 2 --data DIR"]   train and test       make test   the test suite
-# RUNTIME=tf2 does either on today's TensorFlow, in an environment of its own.
+# make soak   kill the program and damage images at length (docs/reliability.md)
+# RUNTIME=tf2 does each on today's TensorFlow, in an environment of its own.
 RUNTIME ?= tf1
 ifeq ($(RUNTIME),tf2)
 VENV := .venv-tf2
@@ -18,6 +19,9 @@ run: $(VENV)/ready
 test: $(VENV)/ready
 	$(PYTHON) -m pytest -q tests $(ARGS)
 
+soak: $(VENV)/ready
+	@$(PYTHON) -W ignore tests/soak.py $(ARGS)
+
 # The first of: pythonX.Y on the path, pyenv's newest X.Y, one that uv fetches (uv itself comes from pip).
 $(VENV)/ready: $(REQUIREMENTS)
 	@set -e; rm -rf $(VENV); found=; \
@@ -35,4 +39,4 @@ $(VENV)/ready: $(REQUIREMENTS)
 	    exit 2; }; fi; \
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); touch $@
 
-.PHONY: run test
+.PHONY: run test soak

@@ -120,6 +120,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     process = run(folder, '--size', 32, '--epoch', 2, '--batch', 16)
     assert process.returncode == 0 and 'model-46 is damaged' in process.stdout, process.stderr
     assert [row['epoch'] for row in table(folder / 'results' / 'loss.csv')] == ['1', '2']
+    newest.unlink()  # a missing part
+    process = run(folder, '--test_only')
+    assert process.returncode == 0 and 'model-46 is damaged' in process.stdout, process.stderr
     for path in (folder / 'checkpoints').glob('model-*.data*'):
         path.write_bytes(b'')
     process = run(folder, '--size', 32, '--epoch', 2, '--batch', 16)
