@@ -17,7 +17,7 @@ run: $(VENV)/ready
 	@$(PYTHON) run.py $(ARGS)
 
 test: $(VENV)/ready
-	$(PYTHON) -m pytest -q tests $(ARGS)
+	$(PYTHON) -m pytest -q -n 2 tests $(ARGS)
 
 soak: $(VENV)/ready
 	@$(PYTHON) -W ignore tests/soak.py $(ARGS)
