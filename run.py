@@ -63,9 +63,9 @@ def parse(arguments=None):
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
-    add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; --mask '
-        'is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: what it '
-        'was trained with)')
+    add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; '
+        '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: what '
+        'it was trained with)')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
@@ -77,16 +77,20 @@ def parse(arguments=None):
     return options
 
 
+def report_skipped(dataset):
+    """Name the files that were left out."""
+    for reason in dataset.skipped[:20]:
+        print('skipped ' + reason)
+    if len(dataset.skipped) > 20:
+        print('skipped %d more' % (len(dataset.skipped) - 20))
+
+
 def announce(options, dataset, network, batch):
     """Say what is about to happen."""
     import neuralnet
     import tensorflow.compat.v1 as tf
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
-    for reason in dataset.skipped[:20]:
-        print('skipped ' + reason)
-    if len(dataset.skipped) > 20:
-        print('skipped %d more' % (len(dataset.skipped) - 20))
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
     print('mask: %s, %.1f %% of the picture; window %dx%d' % (
         (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
@@ -146,6 +150,7 @@ def train(options, neuralnet, tf_process, cluster):
         tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
                       options.seed, options.cache)
+    report_skipped(dataset)
     if options.restart:
         tf_process.clear(options.checkpoints, options.results)
     tf_process.check_config(options.checkpoints, {
@@ -177,6 +182,7 @@ def use(options, neuralnet, tf_process):
     else:
         source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
         shape, what = source.shape, 'faces'
+        report_skipped(source)
     tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
                             fresh=False)
     if mask != kept['mask']:
