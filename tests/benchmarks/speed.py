@@ -1,6 +1,6 @@
 """Speed and memory, beside the plain baseline, in turn on the same machine and the same faces.
 
-    python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 8] [--pairs 3]
+    python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 4] [--pairs 3]
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
 
 Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where ../shared/baseline is at hand.
@@ -190,7 +190,7 @@ def curves(options, images):
     for size in (64, 128, 256):
         with tempfile.TemporaryDirectory() as top:
             data = links(images, os.path.join(top, 'data'), 80 if size > 128 else 320)
-            rate = worker(runtime, top, 'measure', data, size, 8)['train_images_per_second']
+            rate = worker(runtime, top, 'measure', data, size, 4)['train_images_per_second']
             step.append((size, 1000 / rate))
     for number in (1000, 10000, 50000):
         with tempfile.TemporaryDirectory() as top:
@@ -207,7 +207,7 @@ def curves(options, images):
             Image.open(path).resize((512, 512), Image.BICUBIC).save(large[-1], quality=90)
         data = links(large, os.path.join(top, 'data'), 2000)
         decoded = 2000 / worker(runtime, top, 'load', data, 128)['cache_seconds']
-    print('Training, batch 8:\n\n' + common.table(
+    print('Training, batch 4:\n\n' + common.table(
         ['size', 'ms an image', 'ns a pixel'],
         [(size, '%.1f' % ms, '%.0f' % (1e6 * ms / size ** 2)) for size, ms in step]))
     print('\nLoading 128x128 JPEGs:\n\n' + common.table(
@@ -237,7 +237,7 @@ def main():
     parser.add_argument('--data', default=os.path.join(common.SHARED, 'faces', 'influencers'), help='folder of images '
                         '(default: %(default)s, else the packaged faces)')
     parser.add_argument('--size', type=int, default=128)
-    parser.add_argument('--batch', type=int, nargs='+', default=[64, 8])
+    parser.add_argument('--batch', type=int, nargs='+', default=[64, 4])
     parser.add_argument('--images', type=int, default=320, help='at most so many of the folder')
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
