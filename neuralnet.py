@@ -28,6 +28,8 @@ DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discrimina
 DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
 DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
+ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a sum
+                                      # over them: 4 for the 42x42x3 of a 128x128 photo
 FINE = 5                              # pixels: what the adversary may change is what is left when so much is blurred
 AVERAGE_DECAY = .99                   # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
 BLENDED = .5                          # share of the training faces that are blended with another, see augment()
@@ -217,7 +219,7 @@ class ContextEncoder:
 
     shape:      H, W >= SMALLEST_SIDE, C 1 or 3.
     hole:       sides in pixels of the largest hole that will be fed.
-    adv_weight: of the adversarial loss in the generator's; 0 builds no discriminator.
+    adv_weight: of the adversarial loss in the generator's, times ADVERSARY for each hidden value; 0: no discriminator.
     devices:    names or device functions, see tf.device; each trains on its share of every batch, and their gradients
                 are summed before either player's weights change: the gradients of the whole batch on one device.
     Builds into the current default graph. Raises ValueError for a picture that is too small.
@@ -307,7 +309,8 @@ class ContextEncoder:
         push = -tf.exp(-tf.clip_by_value(logit_fake, -60., 60.))[:, :, None, None] * slope
         # The adversary rules only what is fine, where a likely guess costs little squared error: each scale has a
         # teacher of its own in LAPGAN (Denton et al. 2015, https://arxiv.org/abs/1506.05751).
-        self.push = adv_weight * (push - blur(push, FINE))
+        strength = adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole)
+        self.push = strength * (push - blur(push, FINE))
         generator_gradients = tf.gradients([loss_rec, difference], variables, [tf.ones([]), self.push])
         return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
                 generator_gradients, discriminator_gradients)

@@ -54,9 +54,10 @@ def test_each_player_moves_only_its_own_weights_and_the_push_raises_the_fake_log
             real, hole = [neuralnet.crop(x, origin, network.window) for x in (whole, hole)]
             fake = real + (fill - real) * hole
             logit = tf.reduce_mean(network._discriminator(fake))
-            moved = tf.reduce_mean(network._discriminator(fake - 1. * network.push))
+            moved = tf.reduce_mean(network._discriminator(fake - 10. * network.push))
             true_push = tf.gradients(tf.reduce_mean(tf.nn.softplus(-network._discriminator(fake))), fake)[0]
             true_push -= neuralnet.blur(true_push, neuralnet.FINE)
+            true_push *= neuralnet.ADVERSARY * faces.test_mask.sum()
         before, after, push, expected = session.run([logit, moved, network.push, true_push], values)
         np.testing.assert_allclose(push, expected, rtol=1e-3, atol=1e-7)
         assert after > before
