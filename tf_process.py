@@ -231,8 +231,10 @@ def save_model(session, network, saver, checkpoints, seconds):
         raise
     except tf.errors.OpError as error:
         remove_unfinished(checkpoints)
+        lines = error.message.split('\n')  # TensorFlow 2 begins with where in the graph, and has the reason further down
+        reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
-            checkpoints, error.message.split('\n')[0]))
+            checkpoints, reason.strip()))
 
 
 def session_config(*devices):

@@ -154,6 +154,5 @@ def test_two_devices_give_the_weights_of_one(faces):
     (losses, one, totals), (same, two, same_totals) = weights(['/cpu:0']), weights(['/cpu:0', '/cpu:0'])
     np.testing.assert_allclose(losses, same, rtol=1e-3)
     np.testing.assert_allclose(totals, same_totals, rtol=1e-3)
-    for a, b in zip(one, two):  # three steps of Adam move a weight by up to 3e-3, whatever the gradient
-        np.testing.assert_allclose(a, b, atol=1e-3)
-        assert np.abs(a - b).mean() < 1e-5
+    for a, b in zip(one, two):  # Adam moves each weight by up to 1e-3 a step, though its gradient be but rounding
+        assert np.abs(a - b).mean() < 1e-5 and (np.abs(a - b) > 1e-4).mean() < 1e-3
