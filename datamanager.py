@@ -126,7 +126,13 @@ def _plain(image):
     return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
 
 
+def _refuse_tiny(image, path):
+    if min(image.size) < SMALLEST_IMAGE:
+        raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
+
+
 def _is_image(path):
+    """Whether a decoder opens the file."""
     try:
         return _decode(path, lambda image: True)
     except DataError:
@@ -157,8 +163,7 @@ def load_image(path, height, width, channels):
     Raises DataError where it cannot be decoded.
     """
     def load(image):
-        if min(image.size) < SMALLEST_IMAGE:
-            raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
+        _refuse_tiny(image, path)
         # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
         scale = max(max(height, width) / min(image.size), 1e-9)
         image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
@@ -324,8 +329,7 @@ class Photo:
         self.path, self.name = path, name
 
         def read(image):
-            if min(image.size) < SMALLEST_IMAGE:
-                raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
+            _refuse_tiny(image, path)
             plain = _plain(image)
             return plain, _flatten(plain), image.info.get('icc_profile') if image.mode != 'CMYK' else None
         plain, seen, self.profile = _decode(path, read)

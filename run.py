@@ -58,7 +58,8 @@ def parse(arguments=None):
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
-        'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less error, blurred faces')
+        'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
+        'error, blurred faces')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
