@@ -35,6 +35,7 @@ AVERAGE_DECAY = .99                   # a step, of the generator's averaged weig
 BLENDED = .5                          # share of the training faces that are blended with another, see augment()
 COLOUR = .5                           # by how much their colours are made stronger or weaker, at most
 SHARPEN = .3                          # of what is finest in a restoration is added to it, see _evaluation()
+SSIM_SIDE = 11                        # pixels of the filter that SSIM looks through (Wang et al. 2004)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
 METRICS = ('error', 'psnr', 'ssim')
@@ -148,6 +149,14 @@ def crop(x, origin, size):
     return y
 
 
+def paste(x, origin, size):
+    """Zeros, [N,H,W,C] with size (H, W), and x, [N,h,w,C], in them at `origin`: what `crop` cuts out, put back."""
+    after = [whole - int(side) for whole, side in zip(size, x.shape[1:3])] - origin
+    y = tf.pad(x, tf.concat([[[0, 0]], tf.stack([origin, after], 1), [[0, 0]]], 0))
+    y.set_shape([None] + list(size) + [x.shape[-1]])
+    return y
+
+
 def blur(x, side):
     """x, [N,H,W,C], averaged over side x side pixels, twice."""
     for _ in range(2):
@@ -203,13 +212,13 @@ def window_size(shape, hole):
     return side(shape[0], hole[0]), side(shape[1], hole[1])
 
 
-def window_origin(mask, size):
-    """[2] int32: top left corner of the window of `size` around the hole of mask, [H,W,1], a multiple of CELL."""
+def window_origin(mask, size, cell=CELL):
+    """[2] int32: top left corner of the window of `size` around the hole of mask, [H,W,1], a multiple of `cell`."""
     def start(axis):
         rows = tf.where(tf.reduce_any(mask > 0, [1 - axis, 2]))
         middle = tf.cond(tf.size(rows) > 0, lambda: tf.reduce_min(rows) + tf.reduce_max(rows) + 1,
                          lambda: tf.constant(0, tf.int64))
-        first = tf.cast(tf.round((tf.cast(middle, tf.float32) - size[axis]) / 2 / CELL), tf.int32) * CELL
+        first = tf.cast(tf.round((tf.cast(middle, tf.float32) - size[axis]) / 2 / cell), tf.int32) * cell
         return tf.clip_by_value(first, 0, int(mask.shape[axis]) - size[axis])
     return tf.stack([start(0), start(1)])
 
@@ -244,7 +253,8 @@ class ContextEncoder:
             raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (
                 shape[0], shape[1], SMALLEST_SIDE))
         self.shape = tuple(int(side) for side in shape)
-        self.window = window_size(self.shape, hole)
+        self.hole = tuple(int(side) for side in hole)
+        self.window = window_size(self.shape, self.hole)
         self.images = tf.placeholder(tf.uint8, (None,) + self.shape, 'images')
         self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
         self.learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
@@ -358,32 +368,32 @@ class ContextEncoder:
         with tf.control_dependencies([averaged]):
             return tf.group(added, tf.assign_add(self.step, 1))
 
-    def _restored(self, images, mask):
-        """(restored, smooth), [N,H,W,C] in [0, 1]: by the averaged generator, and the smooth fill."""
-        real, smooth, hole = self._prepare(images, mask)
+    def _painted(self, smooth, hole):
+        """What the averaged generator paints, [N,H',W',C], zero outside the window, for prepared pictures."""
         fill, origin = self._generator(
             smooth, hole, 0, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
-        after = [int(whole) - side for whole, side in zip(real.shape[1:3], self.window)] - origin
-        whole = tf.pad(fill, tf.concat([[[0, 0]], tf.stack([origin, after], 1), [[0, 0]]], 0))
-        pictures = real + hole * (tf.clip_by_value(whole, 0, 1) - real), smooth
-        return [tf.reshape(x[:, :self.shape[0], :self.shape[1]], (-1,) + self.shape) for x in pictures]
+        return paste(fill, origin, smooth.shape.as_list()[1:3])
 
     def _evaluation(self):
         """The restoration, the mean of that of the picture and of its mirror image, and its METRICS.
 
         The mean of two guesses errs less than each, but is smoother than each: some sharpness is given back.
         """
-        real = tf.cast(self.images, tf.float32) / 255.
-        restored, self.smooth = self._restored(self.images, self.mask)
-        mirrored, _ = self._restored(self.images[:, :, ::-1], self.mask[:, ::-1])
-        mean = (restored + mirrored[:, :, ::-1]) / 2
+        real, smooth, hole = self._prepare(self.images, self.mask)
+        mean = (self._painted(smooth, hole) + self._painted(smooth[:, :, ::-1], hole[:, :, ::-1])[:, :, ::-1]) / 2
+        # Only what is near the hole differs: all else has no error and a similarity of 1, and costs much to look at.
+        near = [min(whole, side + 2 * (SSIM_SIDE - 1)) for whole, side in zip(self.shape, self.hole)]
+        origin = window_origin(self.mask, near, 1)
+        real, hole, mean = [crop(x, origin, near) for x in (real, hole, tf.clip_by_value(mean, 0, 1))]
+        mean = real + hole * (mean - real)
         sharper = tf.clip_by_value(mean + SHARPEN * (mean - blur(mean, 3)), 0, 1)
-        self.restored = real + tf.cast(self.mask, tf.float32) * (sharper - real)
-        error = tf.reduce_sum((self.restored - real) ** 2, [1, 2, 3])
-        # Outside the hole nothing differs, so that the whole picture's PSNR is the hole's but for its share.
-        share = tf.reduce_mean(tf.cast(self.mask, tf.float32))
-        psnr = tf.image.psnr(real, self.restored, 1.) + 10 * tf.log(share) / np.log(10)
-        self.metrics = tf.stack([error, psnr, tf.image.ssim(real, self.restored, 1.)], 1)
+        difference = hole * (sharper - real)
+        self.restored = tf.cast(self.images, tf.float32) / 255. + paste(difference, origin, self.shape[:2])
+        error = tf.reduce_sum(difference ** 2, [1, 2, 3])
+        psnr = tf.image.psnr(real, real + difference, 1.) + 10 * tf.log(tf.reduce_mean(hole)) / np.log(10)
+        share = np.prod([(side - SSIM_SIDE + 1.) / (whole - SSIM_SIDE + 1) for side, whole in zip(near, self.shape)])
+        ssim = 1 + share * (tf.image.ssim(real, real + difference, 1., SSIM_SIDE) - 1)
+        self.metrics = tf.stack([error, psnr, ssim], 1)
 
 
 def parameters(variables):
