@@ -319,9 +319,10 @@ class Photo:
            picture of the photo's aspect, white = hole.
 
     Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
-    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8;
-    box (left, top, right, bottom), floats, the part that the network sees; images [k,H,W,C] uint8, that part (k = 3,
-    one a colour, where the network is grey and the photo is not) and mask [H,W,1] uint8, its hole.
+    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8 and
+    bounds (top, bottom, left, right), where that is; box (left, top, right, bottom), floats, the part that the network
+    sees; images [k,H,W,C] uint8, that part (k = 3, one a colour, where the network is grey and the photo is not) and
+    mask [H,W,1] uint8, its hole.
     Raises DataError where photo or mask cannot be used.
     """
 
@@ -343,6 +344,8 @@ class Photo:
             self.hole[top:bottom, left:right] = make_mask(mask, bottom - top, right - left)
         else:
             self.hole = file_mask(mask, seen.height, seen.width)
+        self.bounds = bounding_box(self.hole)
+        if mask not in MASKS:
             self.box = self._around(seen.size)
         # The hole is cut out as transparency, so that none of it leaks into what the network sees beside it.
         alpha = Image.fromarray(255 - 255 * self.hole[:, :, 0])
@@ -356,7 +359,7 @@ class Photo:
 
     def _around(self, size):
         """The box, moved and where it must be widened so that it holds the hole."""
-        top, bottom, left, right = bounding_box(self.hole)
+        top, bottom, left, right = self.bounds
         sides = []
         for start, stop, first, last, end in ((self.box[0], self.box[2], left, right, size[0]),
                                               (self.box[1], self.box[3], top, bottom, size[1])):

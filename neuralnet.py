@@ -24,6 +24,7 @@ MARGIN = 1 / 12.                      # surroundings in the window on each side 
 SMALLEST_SIDE = STRIDE                # of a picture, for a coarsest stage of at least one cell
 
 GENERATOR_GAIN = 2.                   # of the weights' scale, see weight()
+RESIDUAL = .1                         # of that gain, where a layer's result is added to its input, see residual()
 DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discriminator wins, or rests at chance
 DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
@@ -31,10 +32,10 @@ DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving 
 ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a sum
                                       # over them: 4 for the 42x42x3 of a 128x128 photo
 FINE = 5                              # pixels: what the adversary may change is what is left when so much is blurred
-AVERAGE_DECAY = .99                   # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
+AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
 BLENDED = .5                          # share of the training faces that are blended with another, see augment()
 COLOUR = .5                           # by how much their colours are made stronger or weaker, at most
-SHARPEN = .3                          # of what is finest in a restoration is added to it, see _evaluation()
+SHARPEN = .45                         # of what is finest in a restoration is added to it, see _evaluation()
 SSIM_SIDE = 11                        # pixels of the filter that SSIM looks through (Wang et al. 2004)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
@@ -80,6 +81,15 @@ def conv(x, width, name, gain=2., activation=tf.nn.elu):
         return activation(bias(convolve(x, weight('kernel', [3, 3, channels, width], 9 * channels, gain))))
 
 
+def residual(x, name, gain=2.):
+    """x, [N,H,W,C], and a convolution of it, added (He et al. 2016, https://arxiv.org/abs/1512.03385).
+
+    The convolution is small at first: the deep network begins as a shallow one (Zhang et al. 2019,
+    https://arxiv.org/abs/1901.09321).
+    """
+    return x + conv(x, int(x.shape[-1]), name, RESIDUAL * gain)
+
+
 def up(x, width, name, gain=2.):
     """Stride-2 transposed 3x3 convolution of x, [N,H,W,C], to [N,2H,2W,width]."""
     _, height, breadth, channels = x.shape.as_list()
@@ -110,35 +120,23 @@ def encoder(x, gain):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
         x = conv(x, width, 'encode%d_1' % stage, gain)
-        x = conv(x, width, 'encode%d_2' % stage, gain)
+        x = residual(x, 'encode%d_2' % stage, gain)
     return x
 
 
-def grain(x, name, seed):
-    """Add noise to x, [N,H,W,C], as much in each channel as is learned, none at first: the stuff of hair and skin.
-
-    StyleGAN's noise input (Karras et al. 2019, https://arxiv.org/abs/1812.04948). seed: [2] integers that fix it.
-    """
-    with tf.variable_scope(name):
-        noise = tf.random.stateless_normal([1] + x.shape.as_list()[1:3] + [1], seed)
-        return x + noise * tf.get_variable('grain', [x.shape[-1]], tf.float32, tf.zeros_initializer())
-
-
-def decoder(x, origin, cells, channels, step):
+def decoder(x, origin, cells, channels):
     """The encoder's mirror image: x, [N,H/32,W/32,256], to the picture's window, [N,h,w,channels].
 
     origin: [2] int32, cells: (h, w), both in cells of WINDOW_STAGE, where the window is cut out: what lies farther
-    from the hole is known and need not be painted. step: integer that fixes the noise.
+    from the hole is known and need not be painted.
     """
     x = conv(x, WIDTHS[-1], 'decode5_1')
-    x = conv(x, WIDTHS[-1], 'decode5_2')
+    x = residual(x, 'decode5_2')
     for stage in reversed(range(len(WIDTHS) - 1)):
         x = up(x, WIDTHS[stage], 'up%d' % stage)
-        x = conv(x, WIDTHS[stage], 'decode%d' % stage)
+        x = residual(x, 'decode%d' % stage)
         if stage == WINDOW_STAGE:
             x = crop(x, origin, cells)
-        if stage < 2:
-            x = grain(x, 'decode%d' % stage, tf.stack([tf.cast(step, tf.int64), stage]))
     return conv(x, channels, 'paint', gain=.01, activation=tf.identity)  # small: painting starts at the smooth fill
 
 
@@ -302,7 +300,7 @@ class ContextEncoder:
         """
         mean = lambda x: scale * tf.reduce_sum(tf.cast(x, tf.float32))
         whole, smooth, hole = self._prepare(images, self.mask)
-        fill, origin = self._generator(smooth, hole, self.step)
+        fill, origin = self._generator(smooth, hole)
         real, hole = [crop(x, origin, self.window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         difference = (fill - real) * hole
@@ -325,18 +323,18 @@ class ContextEncoder:
         return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
                 generator_gradients, discriminator_gradients)
 
-    def _generator(self, smooth, hole, step, getter=None):
+    def _generator(self, smooth, hole, getter=None):
         """(fill, origin): what the generator paints in the window, [N,h,w,C] float32, about [0, 1], and where that is.
 
         It is the smooth fill plus what the network adds. smooth: whole pictures, smoothly filled; hole: [1,H,W,1];
-        step: integer that fixes the noise; getter: custom_getter of the variables.
+        getter: custom_getter of the variables.
         """
         origin = window_origin(hole[0], self.window)
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
             mask = tf.tile(hole, tf.stack([tf.shape(smooth)[0], 1, 1, 1]))
             x = encoder(tf.concat([2 * smooth - 1, mask], 3), GENERATOR_GAIN)
-            x = channel_wise(x, 'channel_wise')
-            difference = decoder(x, origin // CELL, [side // CELL for side in self.window], self.shape[2], step)
+            x += channel_wise(x, 'channel_wise', RESIDUAL * GENERATOR_GAIN)
+            difference = decoder(x, origin // CELL, [side // CELL for side in self.window], self.shape[2])
         return crop(smooth, origin, self.window) + difference, origin
 
     def _discriminator(self, windows):
@@ -371,7 +369,7 @@ class ContextEncoder:
     def _painted(self, smooth, hole):
         """What the averaged generator paints, [N,H',W',C], zero outside the window, for prepared pictures."""
         fill, origin = self._generator(
-            smooth, hole, 0, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
+            smooth, hole, lambda getter, *args, **kwargs: self._averages.average(getter(*args, **kwargs)))
         return paste(fill, origin, smooth.shape.as_list()[1:3])
 
     def _evaluation(self):
@@ -388,7 +386,8 @@ class ContextEncoder:
         mean = real + hole * (mean - real)
         sharper = tf.clip_by_value(mean + SHARPEN * (mean - blur(mean, 3)), 0, 1)
         difference = hole * (sharper - real)
-        self.restored = tf.cast(self.images, tf.float32) / 255. + paste(difference, origin, self.shape[:2])
+        whole = tf.cast(self.images, tf.float32) / 255. + paste(difference, origin, self.shape[:2])
+        self.restored = tf.clip_by_value(whole, 0, 1)  # of a rounding error
         error = tf.reduce_sum(difference ** 2, [1, 2, 3])
         psnr = tf.image.psnr(real, real + difference, 1.) + 10 * tf.log(tf.reduce_mean(hole)) / np.log(10)
         share = np.prod([(side - SSIM_SIDE + 1.) / (whole - SSIM_SIDE + 1) for side, whole in zip(near, self.shape)])

@@ -20,9 +20,9 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, python=sys.executable):
     """The finished process of `python run.py ARGUMENTS` in `folder`."""
-    return subprocess.run([sys.executable, os.path.join(ROOT, 'run.py')] + [str(a) for a in arguments], cwd=str(folder),
+    return subprocess.run([python, os.path.join(ROOT, 'run.py')] + [str(a) for a in arguments], cwd=str(folder),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
 
 

@@ -50,7 +50,7 @@ def test_each_player_moves_only_its_own_weights_and_the_push_raises_the_fake_log
             session.run(network.update, values)
         with tf.variable_scope('', reuse=True):
             whole, smooth, hole = network._prepare(network.varied, network.mask)
-            fill, origin = network._generator(smooth, hole, network.step)
+            fill, origin = network._generator(smooth, hole)
             real, hole = [neuralnet.crop(x, origin, network.window) for x in (whole, hole)]
             fake = real + (fill - real) * hole
             logit = tf.reduce_mean(network._discriminator(fake))
