@@ -151,7 +151,7 @@ def _flatten(image):
 
 
 def crop_box(size, height, width):
-    """(left, top, right, bottom), floats: the largest middle part of a picture of `size` (w, h) with aspect width:height."""
+    """(left, top, right, bottom), floats: the largest middle part of a picture of `size` (w, h) with that aspect."""
     scale = min(size[0] / width, size[1] / height)
     left, top = (size[0] - scale * width) / 2, (size[1] - scale * height) / 2
     return left, top, left + scale * width, top + scale * height
@@ -432,7 +432,8 @@ def cached_images(folder, files, height, width, cache):
     fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width)).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None
-        fingerprint.update(repr((name, state and (state.st_size, state.st_mtime_ns))).encode('utf-8', 'surrogateescape'))
+        stamp = state and (state.st_size, state.st_mtime_ns)
+        fingerprint.update(repr((name, stamp)).encode('utf-8', 'surrogateescape'))
     base = os.path.join(cache, '%dx%d_%s' % (height, width, fingerprint.hexdigest()[:16]))
     ready = lambda: os.path.exists(base + '.npy') and os.path.exists(base + '.json')
     if not ready():

@@ -29,13 +29,14 @@ DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discrimina
 DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
 DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
-ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a sum
-                                      # over them: 4 for the 42x42x3 of a 128x128 photo
+ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a
+                                      # sum over them: 4 for the 42x42x3 of a 128x128 photo
 FINE = 5                              # pixels: what the adversary may change is what is left when so much is blurred
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
 BLENDED = .5                          # share of the training faces that are blended with another, see augment()
 COLOUR = .5                           # by how much their colours are made stronger or weaker, at most
-SHARPEN = .45                         # of what is finest in a restoration is added to it, see _evaluation()
+SHARPEN = .75                         # of what is finest in a restoration is added to it, see _evaluation(),
+LIMIT = .04                           # as far as it is small beside this
 SSIM_SIDE = 11                        # pixels of the filter that SSIM looks through (Wang et al. 2004)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
@@ -203,7 +204,7 @@ def smooth_fill(x, mask, sweeps=4):
 # --------------------------------------------------------------------------------------------------- network
 
 def window_size(shape, hole):
-    """(h, w) of the window that the networks look at for holes of at most `hole` (h, w) pixels in pictures of `shape`."""
+    """(h, w) of the window that the networks look at, for holes of at most `hole` (h, w) in pictures of `shape`."""
     def side(picture, hole):
         whole = -(-picture // STRIDE) * STRIDE
         return min(whole, int(-(-(hole + 2 * MARGIN * picture) // CELL)) * CELL)
@@ -375,7 +376,8 @@ class ContextEncoder:
     def _evaluation(self):
         """The restoration, the mean of that of the picture and of its mirror image, and its METRICS.
 
-        The mean of two guesses errs less than each, but is smoother than each: some sharpness is given back.
+        The mean of two guesses errs less than each, but is smoother than each: some sharpness is given back, most where
+        little is left of it, since the squared error forgives many small differences sooner than a few large ones.
         """
         real, smooth, hole = self._prepare(self.images, self.mask)
         mean = (self._painted(smooth, hole) + self._painted(smooth[:, :, ::-1], hole[:, :, ::-1])[:, :, ::-1]) / 2
@@ -384,7 +386,7 @@ class ContextEncoder:
         origin = window_origin(self.mask, near, 1)
         real, hole, mean = [crop(x, origin, near) for x in (real, hole, tf.clip_by_value(mean, 0, 1))]
         mean = real + hole * (mean - real)
-        sharper = tf.clip_by_value(mean + SHARPEN * (mean - blur(mean, 3)), 0, 1)
+        sharper = tf.clip_by_value(mean + SHARPEN * LIMIT * tf.tanh((mean - blur(mean, 3)) / LIMIT), 0, 1)
         difference = hole * (sharper - real)
         whole = tf.cast(self.images, tf.float32) / 255. + paste(difference, origin, self.shape[:2])
         self.restored = tf.clip_by_value(whole, 0, 1)  # of a rounding error

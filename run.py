@@ -65,8 +65,8 @@ def parse(arguments=None):
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
     add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; '
-        '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: what '
-        'it was trained with)')
+        '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: '
+        'what it was trained with)')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
@@ -95,15 +95,15 @@ def announce(options, dataset, network, batch):
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
     print('mask: %s, %.1f %% of the picture; window %dx%d' % (
         (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
-    print('weights: generator %s, discriminator %s' % tuple('{:,}'.format(neuralnet.parameters(variables)) for variables
-                                                           in (network.generator_variables, network.discriminator_variables)))
+    print('weights: generator {:,}, discriminator {:,}'.format(*[
+        neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
         dataset.steps(batch), batch, options.epoch, ', '.join(devices)))
 
 
 @contextlib.contextmanager
 def quiet():
-    """Discard what is written to standard error, by C++ too: TensorFlow 2 logs at import before it can be told not to."""
+    """Discard what is written to standard error, by C++ too: TensorFlow 2 logs before it can be told not to."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

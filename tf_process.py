@@ -236,7 +236,7 @@ def save_model(session, network, checkpoints, seconds):
         raise
     except tf.errors.OpError as error:
         remove_unfinished(checkpoints)
-        lines = error.message.split('\n')  # TensorFlow 2 begins with where in the graph, and has the reason further down
+        lines = error.message.split('\n')  # TensorFlow 2 begins with where in the graph
         reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, reason.strip()))
@@ -287,8 +287,8 @@ class Cluster:
                 probe.bind(('', int(self._addresses[self._me].rsplit(':', 1)[1])))
             self._server = tf.train.Server(tf.train.ClusterSpec(jobs), *self._me, config=session_config())
         except (OSError, OverflowError, tf.errors.OpError):
-            raise RunError('%s: the port cannot be opened, another program may be using it: name another in TF_CONFIG' % (
-                self._addresses[self._me]))
+            raise RunError('%s: the port cannot be opened, another program may be using it: name another in '
+                           'TF_CONFIG' % self._addresses[self._me])
         self._target = self._server.target
 
     @staticmethod
@@ -352,7 +352,7 @@ class Cluster:
             os._exit(0)    # TensorFlow's servers cannot be closed
 
     def _watch(self):
-        """Say when a machine is lost; end the job where it kept weights. A thread: session.run waits for ever for some."""
+        """Say when a machine is lost; end the job where it kept weights. A thread: session.run may wait for ever."""
         before = []
         while True:
             time.sleep(1)
@@ -369,7 +369,7 @@ class Cluster:
             before = lost
 
     def run(self, work):
-        """work(session), and again each time that a machine was lost meanwhile: it starts from the newest checkpoint."""
+        """work(session), and again each time that a machine was lost meanwhile: it starts from the last checkpoint."""
         if self._addresses:
             waited = 0
             while self._lost():
@@ -460,7 +460,8 @@ def harmonic(values, hole):
         share = blocks(np.pad(~hole, border, 'constant')[:, :, None].astype(float))
         sums = blocks(np.pad(values * ~hole[:, :, None], border + [(0, 0)], 'constant'))
         coarse = harmonic(sums / np.maximum(share, 1), share[:, :, 0] == 0)
-        large = [np.asarray(Image.fromarray(channel).resize((coarse.shape[1] * scale, coarse.shape[0] * scale), Image.BILINEAR))
+        size = coarse.shape[1] * scale, coarse.shape[0] * scale
+        large = [np.asarray(Image.fromarray(channel).resize(size, Image.BILINEAR))
                  for channel in coarse.transpose(2, 0, 1).astype(np.float32)]
         filled[hole] = np.stack(large, 2)[:hole.shape[0], :hole.shape[1]][hole]
     elif hole.any():
@@ -701,15 +702,17 @@ def restore(session, network, photos, checkpoints, results):
             restored = restored[len(photo.images):]
             write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
             if len(tiles) < GRID:
-                tiles.append(np.concatenate([tile(photo.pixels), tile(masked(photo.seen, photo.hole)), tile(pixels)], 1))
+                stages = photo.pixels, masked(photo.seen, photo.hole), pixels
+                tiles.append(np.concatenate([tile(stage) for stage in stages], 1))
         del waiting[:]
 
     for photo in tqdm(photos, 'restoring', leave=False):
         if isinstance(photo, str) or os.path.realpath(photo.path) == os.path.realpath(
                 os.path.join(folder, photo.name + '.png')):
             failed += 1
-            tqdm.write('error: ' + (photo if isinstance(photo, str) else '%s: would be replaced by its own restoration: '
-                                    'name another --results' % photo.path), sys.stderr)
+            tqdm.write('error: ' + (photo if isinstance(photo, str) else
+                                    '%s: would be replaced by its own restoration: name another --results' % photo.path),
+                       sys.stderr)
             continue
         if waiting and (len(waiting) == PHOTO_BATCH or not np.array_equal(waiting[0].mask, photo.mask)):
             finish()

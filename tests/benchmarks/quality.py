@@ -4,8 +4,8 @@
            [--epoch 20] [--size 128] [--baseline] [--picture docs/NAME.png] [--runtime tf1|tf2]
 
 Trains the program with and without its adversary on all but the last tenth of the folder (without --data: the packaged
-faces), and prints, over the held-out faces: squared error in the hole; PSNR there; SSIM; sharpness, the mean gradient
-in the hole, and rim, the mean jump across its edge, both relative to the true pictures' (1 is perfect).
+faces), once for each seed, and prints, over the held-out faces: squared error in the hole; PSNR there; SSIM; sharpness,
+the mean gradient in the hole, and rim, the mean jump across its edge, both relative to the true pictures' (1 is perfect).
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ import datamanager
 
 ALPHAS = (10, 100, 1000, 10000)  # of ridge regression; the best on a tenth of the training faces is used
 SHOWN = 6                        # faces in the picture
+WITH, WITHOUT = 'ours', 'ours without adversary'
 
 
 def steps(pictures, hole, across):
@@ -65,11 +66,10 @@ def simple_methods(dataset):
     return test, restored
 
 
-def train(options, arguments, seed, adv_weight=None):
+def train(options, arguments, seed, adv_weight):
     """(restored float pictures, rows of loss.csv) of the program."""
-    arguments = list(arguments) + ['--epoch', options.epoch, '--mask', options.mask, '--seed', seed]
-    if adv_weight is not None:
-        arguments += ['--adv_weight', adv_weight]
+    arguments = list(arguments) + [
+        '--epoch', options.epoch, '--mask', options.mask, '--seed', seed, '--adv_weight', adv_weight]
     with tempfile.TemporaryDirectory() as folder:
         common.program(folder, *arguments, runtime=options.runtime)
         names = [row['image'] for row in common.read_table(os.path.join(folder, 'results', 'test.csv'))]
@@ -111,30 +111,35 @@ def main():
         true, restored = simple_methods(dataset)
     hole = dataset.test_mask[:, :, 0] > 0
     logs = {}
-    without, logs['without adversary'] = train(options, arguments, options.seeds[0], adv_weight=0)
-    restored['ours, without adversary (--adv_weight 0)'] = without
-    for seed in options.seeds:
-        restored['ours, seed %d' % seed], logs['seed %d' % seed] = train(options, arguments, seed)
+    for method, adv_weight in ((WITHOUT, 0), (WITH, 1)):
+        for seed in options.seeds:
+            name = '%s, seed %d' % (method, seed)
+            restored[name], logs[name] = train(options, arguments, seed, adv_weight)
     print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
         options.data or 'packaged faces', options.mask, options.epoch, len(dataset.train), len(dataset.test)))
+    measured = {name: measures(true, pictures, hole) for name, pictures in restored.items()}
     print(common.table(['method', 'error', 'PSNR in the hole, dB', 'SSIM', 'sharpness', 'rim'], [
-        (name,) + tuple('%.2f %.2f %.4f %.3f %.3f'.__mod__(tuple(measures(true, pictures, hole))).split())
-        for name, pictures in restored.items()]))
+        [name] + ('%.2f %.2f %.4f %.3f %.3f' % tuple(values)).split() for name, values in measured.items()]))
+    errors = [np.mean([measured['%s, seed %d' % (method, seed)][0] for seed in options.seeds])
+              for method in (WITH, WITHOUT)]
+    print('\nThe error with the adversary is %.1f %% above that without, means over the seeds.' % (
+        100 * (errors[0] / errors[1] - 1)))
     print('\nAccuracy of the discriminator over the epochs, real and restored, lowest to highest:\n')
     print(common.table(['run', 'real', 'restored'], [[name] + ['%.2f to %.2f' % (
         min(values), max(values)) for values in ([float(row[key]) for row in log] for key in ('acc_real', 'acc_fake'))]
-        for name, log in logs.items() if name != 'without adversary']))
+        for name, log in logs.items() if name.startswith(WITH + ',')]))
     columns = {name: [float(row['test_error']) for row in log] for name, log in logs.items()}
     if options.baseline and options.data and options.mask == 'center':
-        output = json.loads(common.call([common.python(options.runtime), common.BASELINE, '--data', options.data, '--size',
-                                         options.size, '--epoch', options.epoch, '--trace', 0], '.').strip().split('\n')[-1])
+        output = json.loads(common.call([
+            common.python(options.runtime), common.BASELINE, '--data', options.data, '--size', options.size,
+            '--epoch', options.epoch, '--trace', 0], '.').strip().split('\n')[-1])
         # It makes three equal channels of a grey picture.
         columns['baseline'] = [error * dataset.shape[2] / 3 for error in output['test_error']]
     print('\nTest error after each epoch:\n')
     print(common.table(['epoch'] + list(columns), [
         [epoch + 1] + ['%.2f' % values[epoch] for values in columns.values()] for epoch in range(options.epoch)]))
     if options.picture:
-        names = [name for name in restored if 'seed' not in name] + ['ours, seed %d' % options.seeds[0]]
+        names = [name for name in restored if 'seed' not in name or name.endswith('seed %d' % options.seeds[0])]
         draw(options.picture, true, hole, [restored[name] for name in names])
         print('\n%s, from left to right: input, masked, %s' % (options.picture, ', '.join(names)))
 
