@@ -186,12 +186,16 @@ def compare(options, images):
 
 
 def curves(options, images):
-    runtime, step, rows = options.runtime[0], [], []
-    for size in (64, 128, 256):
+    """Print and draw the cost of a training step, of loading, and the memory, against size, images and files."""
+    runtime, rows = options.runtime[0], []
+
+    def milliseconds(size, number):
+        """Of training, an image: an epoch of `number` images of which the last tenth tests."""
         with tempfile.TemporaryDirectory() as top:
-            data = links(images, os.path.join(top, 'data'), 80 if size > 128 else 320)
-            rate = worker(runtime, top, 'measure', data, size, 4)['train_images_per_second']
-            step.append((size, 1000 / rate))
+            data = links(images, os.path.join(top, 'data'), number)
+            return 1000 / worker(runtime, top, 'measure', data, size, 4)['train_images_per_second']
+    step = [(size, milliseconds(size, 80 if size > 128 else 320)) for size in (64, 128, 256)]
+    epoch = [(number, milliseconds(128, number)) for number in (100, 400, 1600)]
     for number in (1000, 10000, 50000):
         with tempfile.TemporaryDirectory() as top:
             data = links(images, os.path.join(top, 'data'), number)
@@ -210,6 +214,8 @@ def curves(options, images):
     print('Training, batch 4:\n\n' + common.table(
         ['size', 'ms an image', 'ns a pixel'],
         [(size, '%.1f' % ms, '%.0f' % (1e6 * ms / size ** 2)) for size, ms in step]))
+    print('\nAn epoch at 128x128, batch 4:\n\n' + common.table(
+        ['images, the last tenth tests', 'ms an image'], [(number, '%.1f' % ms) for number, ms in epoch]))
     print('\nLoading 128x128 JPEGs:\n\n' + common.table(
         ['files', 'cold cache, s', 'warm cache, s', 'start to first step, warm, s', 'peak MB, cold', 'peak MB, warm'],
         [('%d %.1f %.1f %.1f %d %d' % row).split() for row in rows]))
