@@ -151,7 +151,7 @@ def _flatten(image):
 
 
 def crop_box(size, height, width):
-    """(left, top, right, bottom), floats: the largest middle part of a picture of `size` (w, h) with that aspect."""
+    """(left, top, right, bottom), floats: the largest middle part, width:height, of a picture of `size` (w, h)."""
     scale = min(size[0] / width, size[1] / height)
     left, top = (size[0] - scale * width) / 2, (size[1] - scale * height) / 2
     return left, top, left + scale * width, top + scale * height

@@ -36,7 +36,7 @@ AVERAGE_DECAY = .998                  # a step, of the generator's averaged weig
 BLENDED = .5                          # share of the training faces that are blended with another, see augment()
 COLOUR = .5                           # by how much their colours are made stronger or weaker, at most
 SHARPEN = .75                         # of what is finest in a restoration is added to it, see _evaluation(),
-LIMIT = .04                           # as far as it is small beside this
+LIMIT = .04                           # less and less as it grows past this
 SSIM_SIDE = 11                        # pixels of the filter that SSIM looks through (Wang et al. 2004)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')

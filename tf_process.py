@@ -236,7 +236,7 @@ def save_model(session, network, checkpoints, seconds):
         raise
     except tf.errors.OpError as error:
         remove_unfinished(checkpoints)
-        lines = error.message.split('\n')  # TensorFlow 2 begins with where in the graph
+        lines = error.message.split('\n')  # TensorFlow 2 says where in the graph first, and why further down
         reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, reason.strip()))
@@ -352,7 +352,10 @@ class Cluster:
             os._exit(0)    # TensorFlow's servers cannot be closed
 
     def _watch(self):
-        """Say when a machine is lost; end the job where it kept weights. A thread: session.run may wait for ever."""
+        """Say when a machine is lost; end the job where it kept weights.
+
+        In a thread: session.run waits for some of them for ever.
+        """
         before = []
         while True:
             time.sleep(1)
@@ -369,7 +372,7 @@ class Cluster:
             before = lost
 
     def run(self, work):
-        """work(session), and again each time that a machine was lost meanwhile: it starts from the last checkpoint."""
+        """work(session), and again each time that a machine was lost meanwhile, from the newest checkpoint."""
         if self._addresses:
             waited = 0
             while self._lost():

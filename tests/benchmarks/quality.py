@@ -4,8 +4,9 @@
            [--epoch 20] [--size 128] [--baseline] [--picture docs/NAME.png] [--runtime tf1|tf2]
 
 Trains the program with and without its adversary on all but the last tenth of the folder (without --data: the packaged
-faces), once for each seed, and prints, over the held-out faces: squared error in the hole; PSNR there; SSIM; sharpness,
-the mean gradient in the hole, and rim, the mean jump across its edge, both relative to the true pictures' (1 is perfect).
+faces), once for each seed, and prints, over the held-out faces: squared error in the hole; PSNR there; SSIM;
+sharpness, the mean gradient in the hole, and rim, the mean jump across its edge, both relative to the true pictures'
+(1 is perfect).
 """
 import argparse
 import json
@@ -66,10 +67,9 @@ def simple_methods(dataset):
     return test, restored
 
 
-def train(options, arguments, seed, adv_weight):
+def train(options, arguments, seed):
     """(restored float pictures, rows of loss.csv) of the program."""
-    arguments = list(arguments) + [
-        '--epoch', options.epoch, '--mask', options.mask, '--seed', seed, '--adv_weight', adv_weight]
+    arguments += ('--epoch', options.epoch, '--mask', options.mask, '--seed', seed)
     with tempfile.TemporaryDirectory() as folder:
         common.program(folder, *arguments, runtime=options.runtime)
         names = [row['image'] for row in common.read_table(os.path.join(folder, 'results', 'test.csv'))]
@@ -110,24 +110,23 @@ def main():
         dataset = datamanager.Dataset(options.data, size, options.mask, cache=cache)
         true, restored = simple_methods(dataset)
     hole = dataset.test_mask[:, :, 0] > 0
-    logs = {}
-    for method, adv_weight in ((WITHOUT, 0), (WITH, 1)):
-        for seed in options.seeds:
-            name = '%s, seed %d' % (method, seed)
-            restored[name], logs[name] = train(options, arguments, seed, adv_weight)
+    logs, runs = {}, {}
+    for method, added in ((WITHOUT, ('--adv_weight', 0)), (WITH, ())):
+        runs[method] = ['%s, seed %d' % (method, seed) for seed in options.seeds]
+        for name, seed in zip(runs[method], options.seeds):
+            restored[name], logs[name] = train(options, arguments + added, seed)
     print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
         options.data or 'packaged faces', options.mask, options.epoch, len(dataset.train), len(dataset.test)))
     measured = {name: measures(true, pictures, hole) for name, pictures in restored.items()}
     print(common.table(['method', 'error', 'PSNR in the hole, dB', 'SSIM', 'sharpness', 'rim'], [
         [name] + ('%.2f %.2f %.4f %.3f %.3f' % tuple(values)).split() for name, values in measured.items()]))
-    errors = [np.mean([measured['%s, seed %d' % (method, seed)][0] for seed in options.seeds])
-              for method in (WITH, WITHOUT)]
+    errors = {method: np.mean([measured[name][0] for name in names]) for method, names in runs.items()}
     print('\nThe error with the adversary is %.1f %% above that without, means over the seeds.' % (
-        100 * (errors[0] / errors[1] - 1)))
+        100 * (errors[WITH] / errors[WITHOUT] - 1)))
     print('\nAccuracy of the discriminator over the epochs, real and restored, lowest to highest:\n')
     print(common.table(['run', 'real', 'restored'], [[name] + ['%.2f to %.2f' % (
-        min(values), max(values)) for values in ([float(row[key]) for row in log] for key in ('acc_real', 'acc_fake'))]
-        for name, log in logs.items() if name.startswith(WITH + ',')]))
+        min(values), max(values)) for values in (
+            [float(row[key]) for row in logs[name]] for key in ('acc_real', 'acc_fake'))] for name in runs[WITH]]))
     columns = {name: [float(row['test_error']) for row in log] for name, log in logs.items()}
     if options.baseline and options.data and options.mask == 'center':
         output = json.loads(common.call([
@@ -139,7 +138,7 @@ def main():
     print(common.table(['epoch'] + list(columns), [
         [epoch + 1] + ['%.2f' % values[epoch] for values in columns.values()] for epoch in range(options.epoch)]))
     if options.picture:
-        names = [name for name in restored if 'seed' not in name or name.endswith('seed %d' % options.seeds[0])]
+        names = [name for name in restored if name not in logs] + [names[0] for names in runs.values()]
         draw(options.picture, true, hole, [restored[name] for name in names])
         print('\n%s, from left to right: input, masked, %s' % (options.picture, ', '.join(names)))
 
