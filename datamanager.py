@@ -18,6 +18,7 @@ from tqdm import tqdm
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 TEST_SHARE = .1                          # of a folder without train/ and test/
+MIRRORED = .5                            # share of the training faces, others in each epoch
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 
@@ -273,12 +274,12 @@ class Dataset:
     def epoch(self, epoch, batch, start=0):
         """Yield (images [n,H,W,C] uint8, mask [H,W,1] uint8) from batch number `start` to the epoch's end.
 
-        A pure function of (seed, epoch): a permutation of the training part, half of it mirrored. Each image comes
-        exactly once. The next batch is gathered while the caller works on this one.
+        A pure function of (seed, epoch): a permutation of the training part, MIRRORED of it mirrored. Each image
+        comes exactly once. The next batch is gathered while the caller works on this one.
         """
         random = np.random.RandomState([self.seed, epoch])
         order = random.permutation(self.train)
-        mirrored = random.rand(len(order)) < .5
+        mirrored = random.rand(len(order)) < MIRRORED
 
         def gather(step):
             part = slice(step * batch, (step + 1) * batch)

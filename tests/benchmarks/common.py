@@ -27,9 +27,13 @@ def call(command, cwd):
     return process.stdout
 
 
-def program(folder, *arguments, **runtime):
-    """Output of `python run.py ARGUMENTS` in `folder`."""
-    return call((python(runtime.get('runtime')), os.path.join(ROOT, 'run.py')) + arguments, folder)
+def program(folder, *arguments, runtime=None, change=''):
+    """Output of `python run.py ARGUMENTS` in `folder`, after the Python statements `change` to its modules."""
+    start = os.path.join(ROOT, 'run.py'),
+    if change:
+        start = '-c', ('import sys; sys.path.insert(0, %r); import run, datamanager, neuralnet, tf_process\n%s\n'
+                       'sys.exit(run.front_door())' % (ROOT, change))
+    return call((python(runtime),) + start + arguments, folder)
 
 
 def read_table(path):
@@ -38,7 +42,11 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
+def row(cells):
+    """A line of a Markdown table."""
+    return '| %s |' % ' | '.join(str(cell) for cell in cells)
+
+
 def table(header, rows):
-    """A Markdown table of header and rows of strings."""
-    lines = [header, ['---'] * len(header)] + list(rows)
-    return '\n'.join('| %s |' % ' | '.join(str(cell) for cell in line) for line in lines)
+    """A Markdown table of header and rows."""
+    return '\n'.join(row(cells) for cells in [header, ['---'] * len(header)] + list(rows))

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/quality.py --data ../shared/faces/influencers [--mask center|lower] [--seeds 0 1 2]
            [--epoch 20] [--size 128] [--baseline] [--picture docs/NAME.png] [--runtime tf1|tf2]
+    python tests/benchmarks/quality.py ... --vary "" "--batch 8 --lr 5e-4" "neuralnet.BLENDED = 0" ...
 
 Trains the program with and without its adversary on all but the last tenth of the folder (without --data: the packaged
 faces), once for each seed, and prints, over the held-out faces: squared error in the hole; PSNR there; SSIM;
 sharpness, the mean gradient in the hole, and rim, the mean jump across its edge, both relative to the true pictures'
-(1 is perfect).
+(1 is perfect). With --vary it trains our program alone, once for each variation, arguments or a Python statement.
 """
 import argparse
 import json
@@ -23,6 +24,8 @@ import datamanager
 ALPHAS = (10, 100, 1000, 10000)  # of ridge regression; the best on a tenth of the training faces is used
 SHOWN = 6                        # faces in the picture
 WITH, WITHOUT = 'ours', 'ours without adversary'
+MEASURES = ['error', 'PSNR in the hole, dB', 'SSIM', 'sharpness', 'rim']
+PLAYERS = ['accuracy, real', 'restored']
 
 
 def steps(pictures, hole, across):
@@ -46,11 +49,14 @@ def measures(true, restored, hole):
                                            for across in (False, True)]
 
 
-def simple_methods(dataset):
+def formatted(values):
+    """The MEASURES as strings."""
+    return ('%.2f %.2f %.4f %.3f %.3f' % tuple(values)).split()
+
+
+def simple_methods(train, test, hole):
     """{name: restored float pictures} of the mean face, the harmonic fill and ridge regression."""
     import tf_process
-    train, test = [dataset.images(rows) / np.float32(255) for rows in (dataset.train, dataset.test)]
-    hole = dataset.test_mask[:, :, 0] > 0
     filled = {'mean face': np.broadcast_to(train.mean(0)[hole], (len(test), hole.sum(), train.shape[3])),
               'harmonic fill': np.array([tf_process.harmonic(face.astype(float), hole)[hole] for face in test])}
     visible, hidden = train[:, ~hole].reshape(len(train), -1), train[:, hole].reshape(len(train), -1)
@@ -64,19 +70,37 @@ def simple_methods(dataset):
     for name, fill in filled.items():
         restored[name] = test.copy()
         restored[name][:, hole] = np.clip(fill, 0, 1)
-    return test, restored
+    return restored
 
 
-def train(options, arguments, seed):
+def train(options, seed, *arguments, change=''):
     """(restored float pictures, rows of loss.csv) of the program."""
     arguments += ('--epoch', options.epoch, '--mask', options.mask, '--seed', seed)
+    if options.data:
+        arguments += ('--data', options.data, '--size', options.size)
     with tempfile.TemporaryDirectory() as folder:
-        common.program(folder, *arguments, runtime=options.runtime)
+        common.program(folder, *arguments, runtime=options.runtime, change=change)
         names = [row['image'] for row in common.read_table(os.path.join(folder, 'results', 'test.csv'))]
         pictures = [np.asarray(Image.open(os.path.join(folder, 'results', 'test', name + '.png'))) for name in names]
         log = common.read_table(os.path.join(folder, 'results', 'loss.csv'))
     pictures = np.array(pictures).reshape((len(names),) + pictures[0].shape[:2] + (-1,)) / np.float32(255)
     return np.split(pictures, 3, axis=2)[2], log
+
+
+def accuracies(log):
+    """The discriminator's accuracy on real and on restored windows over the epochs, each as 'lowest to highest'."""
+    columns = [[float(row[key]) for row in log] for key in ('acc_real', 'acc_fake')]
+    return ['%.2f to %.2f' % (min(values), max(values)) for values in columns]
+
+
+def vary(options, true, hole):
+    """Print a table of the program's variations, each row as soon as it is known."""
+    for seed in options.seeds:
+        print('Seed %d:\n\n' % seed + common.table(['variation'] + MEASURES + PLAYERS, []), flush=True)
+        for variation in options.vary:
+            arguments, change = (variation.split(), '') if variation.startswith('--') else ((), variation)
+            restored, log = train(options, seed, *arguments, change=change)
+            print(common.row(['`%s`' % variation if variation else 'as it is'] + formatted(measures(true, restored, hole)) + accuracies(log)), flush=True)
 
 
 def draw(path, true, hole, methods):
@@ -98,35 +122,33 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--baseline', action='store_true', help='train ../shared/baseline, too (slow)')
     parser.add_argument('--picture')
+    parser.add_argument('--vary', nargs='+', metavar='VARIATION')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
     import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
-    arguments, size = (), None
-    if options.data:
-        options.data, size = os.path.abspath(options.data), (options.size, options.size)
-        arguments = ('--data', options.data, '--size', options.size)
+    options.data = options.data and os.path.abspath(options.data)
     with tempfile.TemporaryDirectory() as cache:
-        dataset = datamanager.Dataset(options.data, size, options.mask, cache=cache)
-        true, restored = simple_methods(dataset)
+        dataset = datamanager.Dataset(options.data, (options.size, options.size) if options.data else None, options.mask,
+                                      cache=cache)
+        known, true = [dataset.images(rows) / np.float32(255) for rows in (dataset.train, dataset.test)]
     hole = dataset.test_mask[:, :, 0] > 0
-    logs, runs = {}, {}
-    for method, added in ((WITHOUT, ('--adv_weight', 0)), (WITH, ())):
+    print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
+        options.data or 'packaged faces', options.mask, options.epoch, len(known), len(true)), flush=True)
+    if options.vary:
+        return vary(options, true, hole)
+    restored, logs, runs = simple_methods(known, true, hole), {}, {}
+    for method, arguments in ((WITHOUT, ('--adv_weight', 0)), (WITH, ())):
         runs[method] = ['%s, seed %d' % (method, seed) for seed in options.seeds]
         for name, seed in zip(runs[method], options.seeds):
-            restored[name], logs[name] = train(options, arguments + added, seed)
-    print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
-        options.data or 'packaged faces', options.mask, options.epoch, len(dataset.train), len(dataset.test)))
+            restored[name], logs[name] = train(options, seed, *arguments)
     measured = {name: measures(true, pictures, hole) for name, pictures in restored.items()}
-    print(common.table(['method', 'error', 'PSNR in the hole, dB', 'SSIM', 'sharpness', 'rim'], [
-        [name] + ('%.2f %.2f %.4f %.3f %.3f' % tuple(values)).split() for name, values in measured.items()]))
+    print(common.table(['method'] + MEASURES, [[name] + formatted(values) for name, values in measured.items()]))
     errors = {method: np.mean([measured[name][0] for name in names]) for method, names in runs.items()}
     print('\nThe error with the adversary is %.1f %% above that without, means over the seeds.' % (
         100 * (errors[WITH] / errors[WITHOUT] - 1)))
-    print('\nAccuracy of the discriminator over the epochs, real and restored, lowest to highest:\n')
-    print(common.table(['run', 'real', 'restored'], [[name] + ['%.2f to %.2f' % (
-        min(values), max(values)) for values in (
-            [float(row[key]) for row in logs[name]] for key in ('acc_real', 'acc_fake'))] for name in runs[WITH]]))
+    print('\nAccuracy of the discriminator over the epochs, lowest to highest:\n')
+    print(common.table(['run'] + PLAYERS, [[name] + accuracies(logs[name]) for name in runs[WITH]]))
     columns = {name: [float(row['test_error']) for row in log] for name, log in logs.items()}
     if options.baseline and options.data and options.mask == 'center':
         output = json.loads(common.call([
