@@ -100,7 +100,8 @@ def vary(options, true, hole):
         for variation in options.vary:
             arguments, change = (variation.split(), '') if variation.startswith('--') else ((), variation)
             restored, log = train(options, seed, *arguments, change=change)
-            print(common.row(['`%s`' % variation if variation else 'as it is'] + formatted(measures(true, restored, hole)) + accuracies(log)), flush=True)
+            title = '`%s`' % variation if variation else 'as it is'
+            print(common.row([title] + formatted(measures(true, restored, hole)) + accuracies(log)), flush=True)
 
 
 def draw(path, true, hole, methods):
@@ -129,8 +130,7 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     options.data = options.data and os.path.abspath(options.data)
     with tempfile.TemporaryDirectory() as cache:
-        dataset = datamanager.Dataset(options.data, (options.size, options.size) if options.data else None, options.mask,
-                                      cache=cache)
+        dataset = datamanager.Dataset(options.data, 2 * (options.size,) if options.data else None, options.mask, cache=cache)
         known, true = [dataset.images(rows) / np.float32(255) for rows in (dataset.train, dataset.test)]
     hole = dataset.test_mask[:, :, 0] > 0
     print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
