@@ -110,6 +110,18 @@ def test_smooth_fill_continues_a_slope():
     assert np.abs(filled - picture).max() < .06
 
 
+def test_sharpening_gains_more_gradient_than_an_unsharp_mask_of_its_size(faces):
+    pictures = tf.constant(faces.images(faces.test[:4]) / np.float32(255))
+    smooth = .1 + .8 * neuralnet.blur(pictures, 3)
+    with tf.Session() as session:
+        before, after, mask = session.run([smooth, neuralnet.sharpen(smooth), smooth - neuralnet.blur(smooth, 3)])
+        assert (session.run(neuralnet.sharpen(tf.ones([1, 9, 9, 3]))) == 1).all()
+    gradient = lambda x: sum(np.abs(np.diff(x, axis=axis)).sum() for axis in (1, 2))
+    same_size = before + mask * np.linalg.norm(after - before) / np.linalg.norm(mask)
+    assert 0 <= after.min() and after.max() <= 1
+    assert gradient(before) < gradient(same_size) < gradient(after)
+
+
 def test_too_small_a_picture_is_refused():
     with pytest.raises(ValueError, match='32'):
         neuralnet.ContextEncoder((31, 64, 3), (10, 20))

@@ -130,7 +130,8 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     options.data = options.data and os.path.abspath(options.data)
     with tempfile.TemporaryDirectory() as cache:
-        dataset = datamanager.Dataset(options.data, 2 * (options.size,) if options.data else None, options.mask, cache=cache)
+        size = (options.size, options.size) if options.data else None
+        dataset = datamanager.Dataset(options.data, size, options.mask, cache=cache)
         known, true = [dataset.images(rows) / np.float32(255) for rows in (dataset.train, dataset.test)]
     hole = dataset.test_mask[:, :, 0] > 0
     print('%s, mask %s, %d epochs: %d faces to train on, %d to test on\n' % (
