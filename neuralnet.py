@@ -167,8 +167,8 @@ def sharpen(x):
     """x, [N,H,W,C] in [0, 1], with each pixel pushed away from its four neighbours: one step up the total variation.
 
     That is the sum of the differences of neighbours, which Rudin, Osher & Fatemi (1992) walk down to take noise away.
-    Of all small changes of the same squared size the steepest adds most to it. LIMIT rounds its corners off: pixels
-    that hardly differ are hardly pushed, or else skin would turn to grain.
+    Of all small changes of the same squared size the steepest adds most to it. LIMIT softens it: pixels that hardly
+    differ are hardly pushed, or else skin would turn to grain.
     """
     wide = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
     neighbours = wide[:, :-2, 1:-1], wide[:, 2:, 1:-1], wide[:, 1:-1, :-2], wide[:, 1:-1, 2:]

@@ -102,6 +102,7 @@ def vary(options, true, hole):
             restored, log = train(options, seed, *arguments, change=change)
             title = '`%s`' % variation if variation else 'as it is'
             print(common.row([title] + formatted(measures(true, restored, hole)) + accuracies(log)), flush=True)
+        print()
 
 
 def draw(path, true, hole, methods):
