@@ -164,7 +164,7 @@ def train(options, neuralnet, tf_process, cluster):
     def work(session):
         tf_process.training(session, network, dataset, options.checkpoints, options.results,
                             options.epoch, batch, options.lr, options.profile)
-        tf_process.test(session, network, dataset, options.checkpoints, options.results)
+        tf_process.test(session, network, dataset, options.results)
     cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
@@ -191,8 +191,8 @@ def use(options, neuralnet, tf_process):
     # Without a discriminator: it plays no part, and the window it was trained on may be another.
     network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
     with tf_process.open_session() as session:
-        (tf_process.restore if options.restore else tf_process.test)(
-            session, network, source, options.checkpoints, options.results)
+        tf_process.load_trained(session, options.checkpoints)
+        (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
 
 
 def front_door(arguments=None):

@@ -659,35 +659,33 @@ def training(session, network, dataset, checkpoints, results,
     writer.close()
 
 
-def test(session, network, dataset, checkpoints, results):
-    """Test the newest checkpoint: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS.
-
-    Raises RunError where there is no checkpoint.
-    """
-    load_trained(session, checkpoints)
-    table, tiles = [], []
+def test(session, network, dataset, results):
+    """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
+    table, tiles, written = [], [], []
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
         for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
                                                     -(-len(dataset.test) // TEST_BATCH), leave=False):
             faces = panels(images, dataset.test_mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            list(pool.map(write_png, [os.path.join(folder, name + '.png') for name in names], faces))
+            written += [pool.submit(write_png, os.path.join(folder, name + '.png'), face)
+                        for name, face in zip(names, faces)]
             table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
             tiles += list(faces[:GRID - len(tiles)])
+        write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
+        for face in written:
+            face.result()  # or the error that there was
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
-    write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
     return means
 
 
-def restore(session, network, photos, checkpoints, results):
-    """Restore `photos` (see datamanager.Photos) with the newest checkpoint: results/restored/NAME.png, and a sheet.
+def restore(session, network, photos, results):
+    """Restore `photos` (see datamanager.Photos) with the session's model: results/restored/NAME.png, and a sheet.
 
-    Raises RunError where there is no checkpoint, and, at the end, where some photos could not be restored.
+    Raises RunError, at the end, where some photos could not be restored.
     """
-    load_trained(session, checkpoints)
     folder = os.path.join(results, 'restored')
     os.makedirs(folder, exist_ok=True)
     failed, tiles, waiting = 0, [], []

@@ -89,7 +89,7 @@ def measure(data, size, batch):
         tf_process.training(session, network, dataset, 'checkpoints', 'results', epochs=1, batch=batch)
         figures['train_images_per_second'] = float(common.read_table('results/loss.csv')[0]['images_per_second'])
         began = time.time()
-        tf_process.test(session, network, dataset, 'checkpoints', 'results')
+        tf_process.test(session, network, dataset, 'results')
         figures['test_seconds_per_image'] = (time.time() - began) / len(dataset.test)
     figures['outside_run'] = 1 - sum(inside) * figures['train_images_per_second'] / len(dataset.train)
     figures['gflops'] = 2e-9 * multiply_adds(network) * figures['train_images_per_second']
