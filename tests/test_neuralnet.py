@@ -102,12 +102,13 @@ def test_any_shape_and_mask_changes_the_hole_alone(shape, kind):
 
 
 def test_smooth_fill_continues_a_slope():
-    """A harmonic function's own values fill its hole, nearly."""
+    """A harmonic function's own values fill its hole, nearly, in each colour of each picture."""
     y, x = np.mgrid[:64, :64] / 64.
-    picture, mask = (x + .5 * y)[None, :, :, None].astype(np.float32), datamanager.center_mask(64, 64)
+    pictures = np.array([[x + .5 * y, x - y, y], [.5 - x, 0 * x, x]], np.float32).transpose(0, 2, 3, 1)
+    mask = datamanager.center_mask(64, 64)[None].astype(np.float32)
     with tf.Session() as session:
-        filled = session.run(neuralnet.smooth_fill(tf.constant(picture), tf.constant(mask[None].astype(np.float32))))
-    assert np.abs(filled - picture).max() < .06
+        filled = session.run(neuralnet.smooth_fill(tf.constant(pictures), tf.constant(mask)))
+    assert np.abs(filled - pictures).max() < .06
 
 
 def test_sharpening_gains_more_gradient_than_an_unsharp_mask_of_its_size(faces):
@@ -150,6 +151,18 @@ def test_metrics_against_numpy(faces):
     np.testing.assert_allclose(metrics[:, 1], -10 * np.log10(error / faces.test_mask.sum()), rtol=1e-4)
     expected = [gaussian_ssim(a[:, :, 0], b[:, :, 0]) for a, b in zip(true, restored.astype(np.float64))]
     np.testing.assert_allclose(metrics[:, 2], expected, atol=1e-3)
+
+
+def test_ssim_is_that_of_the_whole_picture(faces):
+    """Of colours, too, and where its places divide into three, four or no parts."""
+    true = faces.images(faces.test[:6]).reshape(2, 3, 40, 36).transpose(0, 2, 3, 1)[:, :30, :31] / np.float32(255)
+    with tf.Session() as session:
+        for sides in ((30, 31), (27, 28)):
+            a = tf.constant(true[:, :sides[0], :sides[1]])
+            b = neuralnet.blur(a, 3)
+            ours, whole = session.run([neuralnet.ssim(a, b), tf.image.ssim(a, b, 1.)])
+            np.testing.assert_allclose(ours, whole, rtol=1e-5)
+            assert .1 < whole.min() and whole.max() < .99
 
 
 def test_two_devices_give_the_weights_of_one(faces):
