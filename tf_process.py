@@ -661,21 +661,18 @@ def training(session, network, dataset, checkpoints, results,
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, written = [], [], []
+    table, tiles = [], []
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
         for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
                                                     -(-len(dataset.test) // TEST_BATCH), leave=False):
             faces = panels(images, dataset.test_mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            written += [pool.submit(write_png, os.path.join(folder, name + '.png'), face)
-                        for name, face in zip(names, faces)]
+            list(pool.map(write_png, [os.path.join(folder, name + '.png') for name in names], faces))
             table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
             tiles += list(faces[:GRID - len(tiles)])
-        write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
-        for face in written:
-            face.result()  # or the error that there was
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
+    write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
     return means

@@ -244,7 +244,7 @@ def main():
                         '(default: %(default)s, else the packaged faces)')
     parser.add_argument('--size', type=int, default=128)
     parser.add_argument('--batch', type=int, nargs='+', default=[64, 4])
-    parser.add_argument('--images', type=int, default=320, help='at most so many of the folder')
+    parser.add_argument('--images', type=int, default=200, help='at most so many of the folder')
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
