@@ -661,18 +661,23 @@ def training(session, network, dataset, checkpoints, results,
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles = [], []
+    table, tiles, writing = [], [], []
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
         for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
                                                     -(-len(dataset.test) // TEST_BATCH), leave=False):
+            list(writing)  # waits for the batch before, written while this one was computed
             faces = panels(images, dataset.test_mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            list(pool.map(write_png, [os.path.join(folder, name + '.png') for name in names], faces))
             table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
-            tiles += list(faces[:GRID - len(tiles)])
+            files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
+            missing = min(GRID, len(dataset.test)) - len(tiles)
+            tiles += list(faces[:missing])
+            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
+                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
+            writing = pool.map(write_png, *zip(*files))
+        list(writing)
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
-    write_png(os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
     return means

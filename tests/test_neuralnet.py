@@ -50,7 +50,8 @@ def test_each_player_moves_only_its_own_weights_and_the_push_raises_the_fake_log
             session.run(network.update, values)
         with tf.variable_scope('', reuse=True):
             whole, smooth, hole = network._prepare(network.varied, network.mask)
-            fill, origin = network._generator(smooth, hole)
+            origin = neuralnet.window_origin(hole[0], network.window)
+            fill = network._generator(smooth, hole, origin)
             real, hole = [neuralnet.crop(x, origin, network.window) for x in (whole, hole)]
             fake = real + (fill - real) * hole
             logit = tf.reduce_mean(network._discriminator(fake))
@@ -81,6 +82,37 @@ def test_adversary_weight_changes_only_the_generator_of_one_step(faces):
     little, much = weights_after_a_step(1e-3), weights_after_a_step(100.)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(little[1], much[1]))
     assert any(not np.allclose(a, b, atol=1e-6) for a, b in zip(little[0], much[0]))
+
+
+def test_averages_are_those_of_tensorflow(faces):
+    network = neuralnet.ContextEncoder(faces.shape, faces.hole, adv_weight=0)
+    library = tf.train.ExponentialMovingAverage(neuralnet.AVERAGE_DECAY, network.step - 1, name='library')
+    follow = library.apply(network.generator_variables)
+    names = [variable.op.name + '/ExponentialMovingAverage' for variable in network.generator_variables]
+    ours = [variable for variable in tf.global_variables() if variable.op.name in names]
+    theirs = [library.average(variable) for variable in network.generator_variables]
+    values = feed(network, faces.images(faces.train[:8]), faces.test_mask)
+    with open_session() as session:
+        for _ in range(3):
+            session.run(network.update, values)
+            session.run(follow)
+        weights, ours, theirs = session.run([network.generator_variables, ours, theirs])
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(weights, theirs))
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_a_mirrored_picture_is_restored_mirrored():
+    random = np.random.RandomState(0)
+    images, mask = random.randint(0, 256, (4, 64, 64, 3)).astype(np.uint8), np.zeros((64, 64, 1), np.uint8)
+    mask[30:45, 9:20] = 1
+    network = neuralnet.ContextEncoder((64, 64, 3), (15, 11))
+    with open_session() as session:
+        for _ in range(3):
+            session.run(network.update, feed(network, images, mask, 1e-2))
+        one = session.run(network.restored, feed(network, images, mask))
+        other = session.run(network.restored, feed(network, images[:, :, ::-1], mask[:, ::-1]))
+    np.testing.assert_allclose(one, other[:, :, ::-1], atol=1e-3)
 
 
 @pytest.mark.parametrize('shape', [(32, 32, 1), (112, 92, 3), (218, 178, 3), (33, 65, 1)])
