@@ -421,16 +421,16 @@ class ContextEncoder:
         origin, size = window_origin(hole[0], self.window), smooth.shape.as_list()[1:3]
         averaged = lambda getter, *args, **kwargs: self._averages[getter(*args, **kwargs).op.name]
         mirrored = lambda x: tf.reverse(x, [2])
-        opposite = tf.stack([origin[0], size[1] - self.window[1] - origin[1]])
+        opposite = tf.stack([origin[0], size[1] - self.window[1] - origin[1]])  # of the same window in the mirror image
         mean = (self._generator(smooth, hole, origin, averaged) + mirrored(
             self._generator(mirrored(smooth), mirrored(hole), opposite, averaged))) / 2
         mean = paste(tf.clip_by_value(mean, 0, 1), origin, size)
         # Only what is near the hole differs: all else has no error and a similarity of 1, and costs much to look at.
         near = [min(whole, side + 2 * (SSIM_SIDE - 1)) for whole, side in zip(self.shape, self.hole)]
-        origin = window_origin(self.mask, near, 1)
-        real, hole, mean = [crop(x, origin, near) for x in (real, hole, mean)]
+        corner = window_origin(self.mask, near, 1)
+        real, hole, mean = [crop(x, corner, near) for x in (real, hole, mean)]
         difference = hole * (sharpen(real + hole * (mean - real)) - real)
-        whole = tf.cast(self.images, tf.float32) / 255. + paste(difference, origin, self.shape[:2])
+        whole = tf.cast(self.images, tf.float32) / 255. + paste(difference, corner, self.shape[:2])
         self.restored = tf.clip_by_value(whole, 0, 1)  # of a rounding error
         error = tf.reduce_sum(difference ** 2, [1, 2, 3])
         psnr = tf.image.psnr(real, real + difference, 1.) + 10 * tf.log(tf.reduce_mean(hole)) / np.log(10)
