@@ -210,10 +210,9 @@ def smooth_fill(x, mask, sweeps=4):
     for colour, share in reversed(pyramid):
         hole = tf.cast(share <= 0, tf.float32)
         visible = colour / tf.maximum(share, 1e-6)
-        fill = tf.image.resize_bilinear(fill, colour.shape[1:3], half_pixel_centers=True)
+        fill = visible + hole * tf.image.resize_bilinear(fill, colour.shape[1:3], half_pixel_centers=True)
         for _ in range(sweeps):
-            fill = visible + hole * tf.nn.avg_pool(visible + hole * fill, [1, 3, 3, 1], [1, 1, 1, 1], 'SAME')
-        fill = visible + hole * fill
+            fill = visible + hole * tf.nn.avg_pool(fill, [1, 3, 3, 1], [1, 1, 1, 1], 'SAME')
     return tf.transpose(tf.reshape(fill, [height, width, -1, channels]), [2, 0, 1, 3])
 
 
