@@ -93,8 +93,7 @@ def announce(options, dataset, network, batch):
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
-        (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
+    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * dataset.test_mask.mean()))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -158,7 +157,7 @@ def train(options, neuralnet, tf_process, cluster):
         'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
         'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
         'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
+    network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
     announce(options, dataset, network, batch)
 
     def work(session):
@@ -189,7 +188,7 @@ def use(options, neuralnet, tf_process):
     if mask != kept['mask']:
         print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
     # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
+    network = neuralnet.ContextEncoder(shape, adv_weight=0)
     with tf_process.open_session() as session:
         tf_process.load_trained(session, options.checkpoints)
         (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)

@@ -26,12 +26,14 @@ import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
 
 
 LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
        'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
+SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
@@ -542,9 +544,30 @@ def evaluate(session, network, dataset):
     for first in range(0, len(dataset.test), TEST_BATCH):
         rows = dataset.test[first:first + TEST_BATCH]
         images = dataset.images(rows)
-        restored, metrics = session.run([network.restored, network.metrics],
-                                        {network.images: images, network.mask: dataset.test_mask})
-        yield rows, images, to_bytes(restored), metrics
+        restored = session.run(network.restored, {network.images: images, network.mask: dataset.test_mask})
+        yield rows, images, to_bytes(restored), measure(images, restored, dataset.test_mask)
+
+
+def measure(images, restored, mask):
+    """METRICS, [N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
+
+    images: [N,H,W,C] uint8; restored: the same in [0, 1], equal outside the hole of mask, [H,W,1].
+    SSIM: Wang et al. 2004, Gaussian window of 11 pixels and deviation 1.5.
+    """
+    whole, (rows, columns) = mask.shape[:2], np.nonzero(mask[:, :, 0])
+    # All else has no error and a similarity of 1, and costs much to look at.
+    near = tuple(slice(max(x.min() - SSIM_SIDE + 1, 0), x.max() + SSIM_SIDE) for x in (rows, columns))
+    true, restored = images[(slice(None),) + near] / np.float32(255), restored[(slice(None),) + near]
+    error = ((true - restored) ** 2).sum((1, 2, 3))
+    psnr = -10 * np.log10(error / (mask.sum() * images.shape[3]))
+    inner, radius = slice(SSIM_SIDE // 2, -(SSIM_SIDE // 2)), SSIM_SIDE // 2
+    mean = lambda x: gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)[:, inner, inner]
+    x, y = mean(true), mean(restored)
+    product, squares = mean(true * restored), mean(true ** 2 + restored ** 2)
+    similarity = (2 * x * y + 1e-4) * (2 * (product - x * y) + 9e-4) / (
+        (x ** 2 + y ** 2 + 1e-4) * (squares - x ** 2 - y ** 2 + 9e-4))
+    share = x.shape[1] * x.shape[2] / np.prod([side - 2. * radius for side in whole])
+    return np.stack([error, psnr, 1 + share * (similarity.mean((1, 2, 3)) - 1)], 1)
 
 
 def cosine(learning_rate, step, steps):
