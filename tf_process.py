@@ -540,12 +540,11 @@ def summarize(writer, step, scalars, image):
 # -------------------------------------------------------------------------------------------------------- loops
 
 def evaluate(session, network, dataset):
-    """Yield (row numbers, images uint8, restored uint8, metrics [n,3]) over the test part, in batches."""
-    for first in range(0, len(dataset.test), TEST_BATCH):
-        rows = dataset.test[first:first + TEST_BATCH]
+    """Yield (row numbers, images uint8, mask, restored uint8, metrics [n,3]) over the test part, in batches."""
+    for rows, mask in dataset.tests(TEST_BATCH):
         images = dataset.images(rows)
-        restored = session.run(network.restored, {network.images: images, network.mask: dataset.test_mask})
-        yield rows, images, to_bytes(restored), measure(images, restored, dataset.test_mask)
+        restored = session.run(network.restored, {network.images: images, network.mask: mask})
+        yield rows, images, mask, to_bytes(restored), measure(images, restored, mask)
 
 
 def measure(images, restored, mask):
@@ -633,6 +632,7 @@ def training(session, network, dataset, checkpoints, results,
     if step:
         print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
     rows, began = read_log(log_path, step), time.time() - before
+    shown = list(dataset.test[:GRID])
     run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
     writer = tf.summary.FileWriter(os.path.join(results, 'tensorboard'))
     writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
@@ -657,10 +657,10 @@ def training(session, network, dataset, checkpoints, results,
                     if caught:
                         save_model(session, network, checkpoints, time.time() - began)
                         raise Interrupted(caught[0])
-            metrics, tiles = [], []
-            for _, images, restored, values in evaluate(session, network, dataset):
+            metrics, tiles = [], {}  # tiles: {row: panels}
+            for numbers, images, mask, restored, values in evaluate(session, network, dataset):
                 metrics += list(values)
-                tiles += list(panels(images, dataset.test_mask, restored)[:GRID - len(tiles)])
+                tiles.update(item for item in zip(numbers, panels(images, mask, restored)) if item[0] in shown)
             metrics = np.mean(metrics, 0)
             if not np.isfinite(metrics[0]):
                 raise RunError(NOT_FINITE % (epoch + 1, step % steps))
@@ -670,7 +670,7 @@ def training(session, network, dataset, checkpoints, results,
             rows.append(values)
             write_csv(log_path, LOG, rows)
             plot_log(os.path.join(results, 'loss.png'), rows)
-            grid = sheet(np.array(tiles))
+            grid = sheet(np.array([tiles[row] for row in shown]))
             write_png(os.path.join(results, 'training', '%08d.png' % (epoch + 1)), grid)
             summarize(writer, step, list(zip(LOG, values))[4:], grid)
             save_model(session, network, checkpoints, time.time() - began)
@@ -684,22 +684,26 @@ def training(session, network, dataset, checkpoints, results,
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, writing = [], [], []
+    table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
+    shown = list(dataset.test[:GRID])
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
-        for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
-                                                    -(-len(dataset.test) // TEST_BATCH), leave=False):
+        for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
+                                                          len(dataset.tests(TEST_BATCH)), leave=False):
             list(writing)  # waits for the batch before, written while this one was computed
-            faces = panels(images, dataset.test_mask, restored, difference=False)
+            faces = panels(images, mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
+            table.update((row, [name] + ['%.6g' % value for value in values])
+                         for row, name, values in zip(rows, names, metrics))
             files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
-            missing = min(GRID, len(dataset.test)) - len(tiles)
-            tiles += list(faces[:missing])
-            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
+            added = {row: face for row, face in zip(rows, faces) if row in shown}
+            tiles.update(added)
+            if added and len(tiles) == len(shown):  # the sheet is full; first, since it keeps one core busy for long
+                files.insert(0, (os.path.join(results, 'test_grid.png'),
+                                 sheet(np.array([tiles[row] for row in shown]))))
             writing = pool.map(write_png, *zip(*files))
         list(writing)
+    table = [table[row] for row in dataset.test]
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))

@@ -9,6 +9,9 @@ from datamanager import Dataset
 from tf_process import measure, open_session
 
 
+CENTER = datamanager.center_mask(40, 36)
+
+
 def feed(network, images, mask, rate=1e-3):
     return {network.images: images, network.mask: mask, network.learning_rate: rate}
 
@@ -45,7 +48,7 @@ def test_each_player_moves_only_its_own_weights_towards_its_own_aim(faces):
     network = neuralnet.ContextEncoder(faces.shape)
     generator, discriminator = network.generator_variables, network.discriminator_variables
     assert not {v.name for v in generator} & {v.name for v in discriminator}
-    values = feed(network, faces.images(faces.train[:8]), faces.test_mask, rate=1e-4)
+    values = feed(network, faces.images(faces.train[:8]), CENTER, rate=1e-4)
     with open_session() as session:
         start = session.run([generator, discriminator])
         before = session.run(network.losses, values)
@@ -66,7 +69,7 @@ def test_adversary_weight_changes_only_the_generator_of_one_step(faces):
         with tf.Graph().as_default():
             tf.set_random_seed(1)
             network = neuralnet.ContextEncoder(faces.shape, adv_weight)
-            values = feed(network, faces.images(faces.train[:8]), faces.test_mask)
+            values = feed(network, faces.images(faces.train[:8]), CENTER)
             with open_session() as session:
                 start = session.run([network.generator_variables, network.discriminator_variables])
                 for variable, value in zip(network.generator_variables + network.discriminator_variables,
@@ -87,7 +90,7 @@ def test_averages_are_those_of_tensorflow(faces):
     names = [variable.op.name + '/ExponentialMovingAverage' for variable in network.generator_variables]
     ours = [variable for variable in tf.global_variables() if variable.op.name in names]
     theirs = [library.average(variable) for variable in network.generator_variables]
-    values = feed(network, faces.images(faces.train[:8]), faces.test_mask)
+    values = feed(network, faces.images(faces.train[:8]), CENTER)
     with open_session() as session:
         for _ in range(3):
             session.run(network.update, values)
@@ -157,7 +160,7 @@ def gaussian_ssim(a, b):
 def test_metrics_against_their_definitions(faces):
     """Of colours and of a hole at the border, too."""
     random, images = np.random.RandomState(0), faces.images(faces.test[:6]).reshape(2, 3, 40, 36).transpose(0, 2, 3, 1)
-    for mask in (faces.test_mask, np.roll(faces.test_mask, 14, 0)):
+    for mask in (CENTER, np.roll(CENTER, 14, 0)):
         true = images / 255.
         restored = np.clip(true + mask * random.randn(*true.shape) / 9, 0, 1).astype(np.float32)
         metrics, error = measure(images, restored, mask), ((restored - true) ** 2).sum((1, 2, 3))
@@ -177,7 +180,7 @@ def test_two_devices_give_the_weights_of_one(faces):
             with open_session() as session:
                 for rows in (faces.train[:8], faces.train[8:15], faces.train[15:16]):
                     losses, _ = session.run([network.losses, network.update],
-                                            feed(network, faces.images(rows), faces.test_mask))
+                                            feed(network, faces.images(rows), CENTER))
                 return losses, session.run(tf.trainable_variables()), session.run(network.totals)
     (losses, one, totals), (same, two, same_totals) = weights(['/cpu:0']), weights(['/cpu:0', '/cpu:0'])
     np.testing.assert_allclose(losses, same, rtol=1e-3)
