@@ -19,6 +19,8 @@ FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only deco
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 TEST_SHARE = .1                          # of a folder without train/ and test/
 MIRRORED = .5                            # share of the training faces, others in each epoch
+TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
+GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 FREE_SHARES = .1, 1 / 3.                 # of the picture that a 'free' mask hides, least and most
@@ -339,6 +341,7 @@ class Dataset:
     mask:     what is hidden, see Masks.
     seed:     orders the epochs, draws random masks and mirrors faces, together with the epoch's number.
     cache:    folder of the cache files.
+    vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
 
     Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
@@ -346,8 +349,8 @@ class Dataset:
     Raises DataError where the folder, its images or the mask cannot be used.
     """
 
-    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True):
-        self.seed, self.mask = seed, mask
+    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0):
+        self.seed, self.mask, self._varied = seed, mask, vary
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
         self._masks = Masks(mask, height, width, seed)
@@ -388,7 +391,9 @@ class Dataset:
             part = slice(step * batch, (step + 1) * batch)
             images = self.images(order[part])
             images[mirrored[part]] = images[mirrored[part], :, ::-1]
-            return images, self._masks.draw(np.random.RandomState([self.seed, epoch, step]))
+            random = np.random.RandomState([self.seed, epoch, step])
+            mask = self._masks.draw(random)
+            return (np.array([vary(image, self._varied, random) for image in images]) if self._varied else images), mask
 
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(gather, start)
@@ -404,6 +409,24 @@ class Dataset:
             groups.setdefault(mask.tobytes(), (mask, []))[1].append(row)
         return [(rows[first:first + batch], mask) for mask, rows in groups.values()
                 for first in range(0, len(rows), batch)]
+
+
+def vary(image, much, random):
+    """[H,W,C] uint8: a picture turned, scaled, moved and lit differently, `much` (0 to 1) of TURN to GAIN at most.
+
+    What lies beyond the picture's border is mirrored. random: numpy.random.RandomState that draws it.
+    """
+    height, width, channels = image.shape
+    draw = lambda most, *size: much * random.uniform(-most, most, *size)
+    turn, scale, middle = np.radians(draw(TURN)), np.exp(draw(SCALE)), np.array([width, height]) / 2
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / scale
+    border = max(height, width) // 4
+    offset = border + middle + draw(MOVE, 2) * (width, height) - matrix.dot(middle)
+    wide = Image.fromarray(np.squeeze(np.pad(image, [(border, border), (border, border), (0, 0)], 'symmetric')))
+    moved = wide.transform((width, height), Image.AFFINE, np.column_stack([matrix, offset]).ravel(), Image.BICUBIC)
+    light = np.exp(draw(GAIN, channels)) * (np.arange(256)[:, None] / 255) ** np.exp(draw(GAMMA))
+    return (255 * light + .5).clip(0, 255).astype(np.uint8)[
+        np.asarray(moved).reshape(image.shape), np.arange(channels)]
 
 
 def split(paths, by_folder=False):

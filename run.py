@@ -63,6 +63,8 @@ def parse(arguments=None):
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
+    add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
+        'differently each time, 0 to 1: pays in long trainings')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
@@ -152,13 +154,13 @@ def train(options, neuralnet, tf_process, cluster):
     if not options.restart:
         tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
-                      options.seed, options.cache)
+                      options.seed, options.cache, vary=options.vary)
     report_skipped(dataset)
     if options.restart:
         tf_process.clear(options.checkpoints, options.results)
     tf_process.check_config(options.checkpoints, {
         'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
-        'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
+        'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
         'training faces': len(dataset.train)}, fresh=True)
     network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
     announce(options, dataset, network, batch)
