@@ -126,9 +126,10 @@ def main(options):
     tf.disable_v2_behavior()
     import neuralnet
     import tf_process
+    from extras import machines
 
     using = options.test_only or options.restore
-    cluster = tf_process.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
     try:
