@@ -3,7 +3,6 @@
 It is handed a dataset and a network. Every file is written beside itself and renamed, so that no reader sees half.
 """
 import csv
-import fcntl
 import glob
 import itertools
 import json
@@ -22,6 +21,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from tensorflow.python.client.timeline import Timeline  # has no public name
@@ -226,17 +226,12 @@ def test(session, network, dataset, results):
 @contextmanager
 def locked(checkpoints):
     """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
-    folder = os.open(checkpoints, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder)
+        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
+            yield
+    except Timeout:
         raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
             checkpoints))
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def read_config(checkpoints):
@@ -529,7 +524,7 @@ def write_png(path, image, **options):
 
 def write_csv(path, header, rows):
     """Write a table: the header's names and the rows' values."""
-    with replacing(path) as part, open(part, 'w', newline='', errors='surrogateescape') as file:  # any file name
+    with replacing(path) as part, open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         csv.writer(file).writerows([header] + list(rows))
 
 
