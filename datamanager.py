@@ -455,7 +455,7 @@ def cached_images(folder, files, height, width, cache):
 
 
 def _build(base, folder, files, height, width):
-    """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy, with the index BASE.json beside it."""
+    """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
             return load_image(os.path.join(folder, name), height, width, channels)
@@ -491,6 +491,10 @@ def _build(base, folder, files, height, width):
         np.lib.format.write_array_header_1_0(part, {
             'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
         assert part.tell() == HEADER
+        part.flush()
+        os.fsync(part.fileno())  # both are on the disk before they count, lest a power loss leaves zeros for faces
     with open(base + '.json', 'w') as file:
         json.dump({'files': kept, 'skipped': skipped}, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(base + '.part', base + '.npy')

@@ -1,6 +1,7 @@
 """What happens in a session: the training loop, the test, restoring photos, and the pictures and tables they leave.
 
-It is handed a dataset and a network. Every file is written beside itself and renamed, so that no reader sees half.
+It is handed a dataset and a network. Every file is written beside itself, synced and renamed: no reader sees half of
+it, and no power loss leaves half.
 """
 import csv
 import glob
@@ -208,13 +209,13 @@ def test(session, network, dataset, results):
             faces = panels(images, dataset.test_mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
             table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
-            files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
             missing = min(GRID, len(dataset.test)) - len(tiles)
             tiles += list(faces[:missing])
             if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
-            writing = pool.map(write_png, *zip(*files))
+                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
+            writing = pool.map(save_png, [os.path.join(folder, name + '.png') for name in names], faces)
         list(writing)
+        grid.result()
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
@@ -325,15 +326,21 @@ def load_trained(session, checkpoints):
 
 
 def save_model(session, network, checkpoints, seconds):
-    """Save the session's weights and state as model-STEP."""
+    """Save the session's weights and state as model-STEP; it is on the disk when this returns.
+
+    Meanwhile the two saved before are there: `restore_model` falls back to them where a power loss damages this one.
+    """
     network.seconds.load(seconds, session)
     try:
-        saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step), write_meta_graph=False)
+        path = saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step),
+                            write_meta_graph=False)
+        sync(*(glob.glob(glob.escape(path) + '.*') + [os.path.join(checkpoints, 'checkpoint'), checkpoints]))
     except LOST:
         raise
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
         remove_unfinished(checkpoints)
-        lines = error.message.split('\n')  # TensorFlow 2 says where in the graph first, and why further down
+        # TensorFlow 2 says where in the graph first, and why further down.
+        lines = getattr(error, 'message', str(error)).split('\n')
         reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, reason.strip()))
@@ -490,9 +497,25 @@ def remove(path):
         os.remove(path)
 
 
+def sync(*paths):
+    """Return when each file is on the disk with its content, each folder with its list of names."""
+    for path in paths:
+        folder = os.path.isdir(path)
+        try:
+            opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+        except OSError:  # Windows opens no folders, and some file systems sync none
+            if not folder:
+                raise
+
+
 @contextmanager
 def replacing(path):
-    """Yield a name beside `path` to write a file or folder to: renamed to `path` when whole, removed when not.
+    """Yield a name beside `path` to write a file, or a folder of synced files, to: renamed to `path` when it is whole
+    and on the disk, removed when not.
 
     RunError where it cannot be written.
     """
@@ -500,9 +523,11 @@ def replacing(path):
     remove(part)  # of a killed run
     try:
         yield part
+        sync(part)
         if os.path.isdir(path):
             shutil.rmtree(path)
         os.replace(part, path)
+        sync(os.path.dirname(path) or '.')
     except BaseException as error:
         remove(part)
         if isinstance(error, OSError):
@@ -516,10 +541,16 @@ def picture(image):
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
+def save_png(path, image, **options):
+    """Write an array, see `picture`, as a PNG into a new folder, synced; options as Pillow's PNG writer takes them."""
+    picture(image).save(path, 'PNG', compress_level=1, **options)
+    sync(path)
+
+
 def write_png(path, image, **options):
-    """Write an array, see `picture`, as a PNG; options as Pillow's PNG writer takes them."""
+    """The same, beside itself and renamed."""
     with replacing(path) as part:
-        picture(image).save(part, 'PNG', compress_level=1, **options)
+        save_png(part, image, **options)
 
 
 def write_csv(path, header, rows):
