@@ -2,7 +2,6 @@
 
 Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
 """
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -11,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageOps
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
@@ -292,11 +292,10 @@ def find_files(folder):
         raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
     files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        inode = os.stat(parent).st_dev, os.stat(parent).st_ino
-        if inode in seen:  # a link that leads back
+        if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
-        seen.add(inode)
+        seen.add(os.path.realpath(parent))
         folders.sort()
         files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
                   if os.path.isfile(os.path.join(parent, name))]
@@ -573,11 +572,10 @@ def cached_images(folder, files, height, width, cache):
     if not ready():
         try:
             os.makedirs(cache, exist_ok=True)
-            with open(base + '.part', 'ab') as part:
-                fcntl.flock(part, fcntl.LOCK_EX)
+            with FileLock(base + '.lock'):
                 try:
                     if not ready():
-                        _build(part, base, folder, files, height, width)
+                        _build(base, folder, files, height, width)
                 finally:
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
@@ -589,8 +587,8 @@ def cached_images(folder, files, height, width, cache):
     return base + '.npy', index['files'], index['skipped']
 
 
-def _build(part, base, folder, files, height, width):
-    """Decode `files` in parallel into the open file `part`, in order; then name it, and the index beside it."""
+def _build(base, folder, files, height, width):
+    """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
             return load_image(os.path.join(folder, name), height, width, channels)
@@ -608,10 +606,9 @@ def _build(part, base, folder, files, height, width):
         for first in range(0, len(names), IN_FLIGHT):
             yield from zip(names[first:first + IN_FLIGHT], pool.map(function, names[first:first + IN_FLIGHT]))
 
-    part.truncate(0)
-    part.write(bytes(HEADER))
     kept, skipped = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, open(base + '.part', 'wb') as part:
+        part.write(bytes(HEADER))
         found = list(each(channels_of, files))
         skipped += [reason for _, reason in found if isinstance(reason, str)]
         candidates = [(name, number) for name, number in found if isinstance(number, int) and number]
@@ -623,11 +620,14 @@ def _build(part, base, folder, files, height, width):
             else:
                 kept.append(name)
                 part.write(image.tobytes())
-    part.flush()
-    with open(base + '.part', 'r+b') as file:
-        np.lib.format.write_array_header_1_0(file, {
+        part.seek(0)
+        np.lib.format.write_array_header_1_0(part, {
             'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
-        assert file.tell() == HEADER
+        assert part.tell() == HEADER
+        part.flush()
+        os.fsync(part.fileno())  # both are on the disk before they count, lest a power loss leaves zeros for faces
     with open(base + '.json', 'w') as file:
         json.dump({'files': kept, 'skipped': skipped}, file)
-    os.rename(base + '.part', base + '.npy')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(base + '.part', base + '.npy')

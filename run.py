@@ -130,16 +130,17 @@ def main(options):
     tf.disable_v2_behavior()
     import neuralnet
     import tf_process
+    from extras import machines
 
     using = options.test_only or options.restore
-    cluster = tf_process.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
     try:
         for folder in (options.checkpoints, options.results):
             tf_process.writable(folder)
         tf.set_random_seed(options.seed)
-        with tf_process.locked(options.checkpoints), tf.device(cluster.placement):
+        with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process)
             else:
@@ -156,20 +157,21 @@ def train(options, neuralnet, tf_process, cluster):
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
                       options.seed, options.cache, vary=options.vary)
     report_skipped(dataset)
-    if options.restart:
-        tf_process.clear(options.checkpoints, options.results)
-    tf_process.check_config(options.checkpoints, {
-        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
-        'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-        'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
-    announce(options, dataset, network, batch)
+    with tf_process.locked(options.checkpoints):
+        if options.restart:
+            tf_process.clear(options.checkpoints, options.results)
+        tf_process.check_config(options.checkpoints, {
+            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
+            'training faces': len(dataset.train)}, fresh=True)
+        network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
+        announce(options, dataset, network, batch)
 
-    def work(session):
-        tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, batch, options.lr, options.profile)
-        tf_process.test(session, network, dataset, options.results)
-    cluster.run(work)
+        def work(session):
+            tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                                options.epoch, batch, options.lr, options.profile)
+            tf_process.test(session, network, dataset, options.results)
+        cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
@@ -188,15 +190,16 @@ def use(options, neuralnet, tf_process):
         source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
         shape, what = source.shape, 'faces'
         report_skipped(source)
-    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
-                            fresh=False)
-    if mask != kept['mask']:
-        print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
-    # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, adv_weight=0)
-    with tf_process.open_session() as session:
-        tf_process.load_trained(session, options.checkpoints)
-        (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
+    with tf_process.locked(options.checkpoints):
+        tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
+                                fresh=False)
+        if mask != kept['mask']:
+            print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+        # Without a discriminator: it plays no part, and the window it was trained on may be another.
+        network = neuralnet.ContextEncoder(shape, adv_weight=0)
+        with tf_process.open_session() as session:
+            tf_process.load_trained(session, options.checkpoints)
+            (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
 
 
 def front_door(arguments=None):
@@ -206,7 +209,8 @@ def front_door(arguments=None):
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
-    sys.stdout.reconfigure(line_buffering=True)  # each line at once, into a file or a pipe too
+    # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
     try:
         main(options)
     except KeyboardInterrupt:
