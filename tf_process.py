@@ -213,16 +213,22 @@ def measure(images, restored, mask):
 
 def test_epoch(session, network, dataset):
     """(mean metrics, grid [H,W,C] uint8 of the first faces) of the test part."""
-    metrics, tiles = [], []
-    for _, images, mask, restored, values in evaluate(session, network, dataset):
+    metrics, tiles = [], {}
+    for rows, images, mask, restored, values in evaluate(session, network, dataset):
         metrics += list(values)
-        tiles += list(panels(images, mask, restored)[:GRID - len(tiles)])
-    return np.mean(metrics, 0), sheet(np.array(tiles))
+        tiles.update(first_faces(dataset, rows, panels(images, mask, restored)))
+    return np.mean(metrics, 0), sheet(tiles)
+
+
+def first_faces(dataset, rows, faces):
+    """{row: face} of those among the first GRID of a test, which come in groups of one mask."""
+    shown = set(dataset.test[:GRID])
+    return {row: face for row, face in zip(rows, faces) if row in shown}
 
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, writing = [], [], []
+    table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
         for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
@@ -230,14 +236,16 @@ def test(session, network, dataset, results):
             list(writing)  # waits for the batch before, written while this one was computed
             faces = panels(images, mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
-            missing = min(GRID, len(dataset.test)) - len(tiles)
-            tiles += list(faces[:missing])
-            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(np.array(tiles)))
+            table.update((row, [name] + ['%.6g' % value for value in values])
+                         for row, name, values in zip(rows, names, metrics))
+            first = first_faces(dataset, rows, faces)
+            tiles.update(first)
+            if first and len(tiles) == min(GRID, len(dataset.test)):  # full; begun early: it keeps one core busy for long
+                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(tiles))
             writing = pool.map(save_png, [os.path.join(folder, name + '.png') for name in names], faces)
         list(writing)
         grid.result()
+    table = [table[row] for row in dataset.test]
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
@@ -401,8 +409,8 @@ def panels(images, mask, restored, difference=True):
 
 
 def sheet(tiles):
-    """One picture, [H,W,C], of up to GRID tiles, [N,h,w,C], GRID_BREADTH beside each other, a white line between."""
-    tiles = np.pad(tiles[:GRID], [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
+    """One picture, [H,W,C], of {number: tile [h,w,C]} in that order, GRID_BREADTH beside each other, white between."""
+    tiles = np.pad(np.array([tiles[number] for number in sorted(tiles)]), [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
     lines = [tiles[i:i + GRID_BREADTH] for i in range(0, len(tiles), GRID_BREADTH)]
     breadth = min(len(tiles), GRID_BREADTH)
     lines = [np.concatenate(list(line) + [np.full_like(line[0], 255)] * (breadth - len(line)), 1) for line in lines]
@@ -644,7 +652,7 @@ def restore(session, network, photos, results):
     if waiting:
         finish()
     if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(np.array(tiles)))
+        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
     print('restored %d of %d photos: %s' % (len(photos) - failed, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))
