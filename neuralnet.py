@@ -196,13 +196,12 @@ def window_around(mask):
     H, W: multiples of STRIDE. The hole has MARGIN around it in the window, where the picture is large enough.
     """
     def side(axis):
-        whole, margin = int(mask.shape[axis]), int(np.ceil(MARGIN * int(mask.shape[axis])))
-        rows = tf.cast(tf.where(tf.reduce_any(mask > 0, [1 - axis, 2])), tf.int32)
-        first, last = tf.cond(tf.size(rows) > 0, lambda: (tf.reduce_min(rows), tf.reduce_max(rows) + 1),
-                              lambda: (tf.constant(0), tf.constant(whole)))
+        whole = int(mask.shape[axis])
+        margin, hidden = int(np.ceil(MARGIN * whole)), tf.cast(tf.reduce_any(mask > 0, [1 - axis, 2]), tf.int32)
+        first = tf.argmax(hidden, output_type=tf.int32)
+        last = whole - tf.argmax(tf.reverse(hidden, [0]), output_type=tf.int32)
         first = tf.maximum(first - margin, 0) // CELL * CELL
-        last = tf.minimum(-(-(last + margin) // CELL) * CELL, whole)
-        return first, last - first
+        return first, tf.minimum(-(-(last + margin) // CELL) * CELL, whole) - first
     return tf.stack([side(0), side(1)], 1)
 
 
