@@ -24,6 +24,7 @@ soak: $(VENV)/ready
 
 # The first of: pythonX.Y on the path, pyenv's newest X.Y, one that uv fetches (uv itself comes from pip).
 $(VENV)/ready: $(REQUIREMENTS)
+	@echo "Installing $(REQUIREMENTS) into $(VENV), once: TensorFlow alone is some hundred megabytes ..." >&2
 	@set -e; rm -rf $(VENV); found=; \
 	for version in $(PYTHONS); do \
 	  for python in python$$version $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python 2>/dev/null | sort -V -r); do \

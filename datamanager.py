@@ -614,7 +614,8 @@ def _build(base, folder, files, height, width):
         candidates = [(name, number) for name, number in found if isinstance(number, int) and number]
         channels = max((number for _, number in candidates), default=1)
         names = [name for name, _ in candidates]
-        for name, image in tqdm(each(load, names), 'reading %s' % shown(folder), len(names), unit='image', leave=False):
+        for name, image in tqdm(each(load, names), 'reading %s' % shown(folder), len(names), unit='image', leave=False,
+                                disable=None):  # no bar where there is no terminal
             if isinstance(image, str):
                 skipped.append(image)
             else:

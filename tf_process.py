@@ -39,6 +39,7 @@ PHOTO_BATCH = 8  # photos held in memory at full size
 TILE = 192       # pixels a side of a photo on the sheet of restorations
 UNKNOWNS = 10 ** 5  # pixels at most that a seam is solved for; larger holes on a coarser grid
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
+QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
 LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError  # another machine of a cluster
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
@@ -102,9 +103,10 @@ def train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caugh
     """
     steps = dataset.steps(batch)
     epoch, first = divmod(step, steps)
-    started, seen = time.time(), 0
-    with tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-              miniters=1, leave=False, bar_format=BAR) as bar:
+    title, seen = 'epoch %d/%d' % (epoch + 1, epochs), 0
+    started = said = time.time()
+    with tqdm(dataset.epoch(epoch, batch, first), title, steps, initial=first, miniters=1, leave=False, bar_format=BAR,
+              disable=None) as bar:
         for images, mask in bar:
             losses, _ = run([network.losses, network.update], {
                 network.images: images, network.mask: mask,
@@ -112,8 +114,11 @@ def train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caugh
             step, seen = step + 1, seen + len(images)
             check_finite(losses, epoch, step - steps * epoch)
             speed = seen / (time.time() - started)
-            bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (speed,)),
-                                refresh=False)
+            state = 'rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (speed,))
+            bar.set_postfix_str(state, refresh=False)
+            if bar.disable and time.time() - said > QUIET:
+                said = time.time()
+                print('%s, %d/%d, %s' % (title, step - steps * epoch, steps, state))
             if caught:
                 break
     return step, speed
@@ -232,7 +237,8 @@ def test(session, network, dataset, results):
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
         for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
-                                                          len(dataset.tests(TEST_BATCH)), leave=False):
+                                                          len(dataset.tests(TEST_BATCH)), leave=False,
+                                                          disable=None):
             list(writing)  # waits for the batch before, written while this one was computed
             faces = panels(images, mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
