@@ -17,7 +17,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own 
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from datamanager import DataError, Dataset, Photos, shown
+import numpy as np
+
+from datamanager import MASKS, DataError, Dataset, Photos, shown
 
 
 def number(kind, low, high):
@@ -53,7 +55,8 @@ def parse(arguments=None):
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
         help='pixels of the pictures (default: 128, the packaged faces 112x92)')
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
-        help='what is hidden: center, random, lower (as a face mask does), or FILE.png, white = hole (default: center)')
+        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), FILE.png '
+        '(white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one (default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
@@ -93,8 +96,7 @@ def announce(options, dataset, network, batch):
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
-        (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
+    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -158,7 +160,7 @@ def train(options, neuralnet, tf_process, cluster):
         'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
         'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
         'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
+    network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
     announce(options, dataset, network, batch)
 
     def work(session):
@@ -175,7 +177,7 @@ def use(options, neuralnet, tf_process):
     kept = tf_process.read_config(options.checkpoints)
     if kept is None:
         raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
-    trained = kept['mask'] if kept['mask'] != 'random' or not options.restore else 'center'
+    trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
     if options.restore:
@@ -189,7 +191,7 @@ def use(options, neuralnet, tf_process):
     if mask != kept['mask']:
         print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
     # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
+    network = neuralnet.ContextEncoder(shape, adv_weight=0)
     with tf_process.open_session() as session:
         tf_process.load_trained(session, options.checkpoints)
         (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)

@@ -26,12 +26,14 @@ import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
 
 
 LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
        'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
+SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
@@ -538,13 +540,33 @@ def summarize(writer, step, scalars, image):
 # -------------------------------------------------------------------------------------------------------- loops
 
 def evaluate(session, network, dataset):
-    """Yield (row numbers, images uint8, restored uint8, metrics [n,3]) over the test part, in batches."""
-    for first in range(0, len(dataset.test), TEST_BATCH):
-        rows = dataset.test[first:first + TEST_BATCH]
+    """Yield (row numbers, images uint8, mask, restored uint8, metrics [n,3]) over the test part, in batches."""
+    for rows, mask in dataset.tests(TEST_BATCH):
         images = dataset.images(rows)
-        restored, metrics = session.run([network.restored, network.metrics],
-                                        {network.images: images, network.mask: dataset.test_mask})
-        yield rows, images, to_bytes(restored), metrics
+        restored = session.run(network.restored, {network.images: images, network.mask: mask})
+        yield rows, images, mask, to_bytes(restored), measure(images, restored, mask)
+
+
+def measure(images, restored, mask):
+    """METRICS, [N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
+
+    images: [N,H,W,C] uint8; restored: the same in [0, 1], equal outside the hole of mask, [H,W,1].
+    SSIM: Wang et al. 2004, Gaussian window of 11 pixels and deviation 1.5.
+    """
+    whole, (rows, columns) = mask.shape[:2], np.nonzero(mask[:, :, 0])
+    # All else has no error and a similarity of 1, and costs much to look at.
+    near = tuple(slice(max(x.min() - SSIM_SIDE + 1, 0), x.max() + SSIM_SIDE) for x in (rows, columns))
+    true, restored = images[(slice(None),) + near] / np.float32(255), restored[(slice(None),) + near]
+    error = ((true - restored) ** 2).sum((1, 2, 3))
+    psnr = -10 * np.log10(error / (mask.sum() * images.shape[3]))
+    inner, radius = slice(SSIM_SIDE // 2, -(SSIM_SIDE // 2)), SSIM_SIDE // 2
+    mean = lambda x: gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)[:, inner, inner]
+    x, y = mean(true), mean(restored)
+    product, squares = mean(true * restored), mean(true ** 2 + restored ** 2)
+    similarity = (2 * x * y + 1e-4) * (2 * (product - x * y) + 9e-4) / (
+        (x ** 2 + y ** 2 + 1e-4) * (squares - x ** 2 - y ** 2 + 9e-4))
+    share = x.shape[1] * x.shape[2] / np.prod([side - 2. * radius for side in whole])
+    return np.stack([error, psnr, 1 + share * (similarity.mean((1, 2, 3)) - 1)], 1)
 
 
 def cosine(learning_rate, step, steps):
@@ -610,6 +632,7 @@ def training(session, network, dataset, checkpoints, results,
     if step:
         print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
     rows, began = read_log(log_path, step), time.time() - before
+    shown = list(dataset.test[:GRID])
     run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
     writer = tf.summary.FileWriter(os.path.join(results, 'tensorboard'))
     writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
@@ -634,10 +657,10 @@ def training(session, network, dataset, checkpoints, results,
                     if caught:
                         save_model(session, network, checkpoints, time.time() - began)
                         raise Interrupted(caught[0])
-            metrics, tiles = [], []
-            for _, images, restored, values in evaluate(session, network, dataset):
+            metrics, tiles = [], {}  # tiles: {row: panels}
+            for numbers, images, mask, restored, values in evaluate(session, network, dataset):
                 metrics += list(values)
-                tiles += list(panels(images, dataset.test_mask, restored)[:GRID - len(tiles)])
+                tiles.update(item for item in zip(numbers, panels(images, mask, restored)) if item[0] in shown)
             metrics = np.mean(metrics, 0)
             if not np.isfinite(metrics[0]):
                 raise RunError(NOT_FINITE % (epoch + 1, step % steps))
@@ -647,7 +670,7 @@ def training(session, network, dataset, checkpoints, results,
             rows.append(values)
             write_csv(log_path, LOG, rows)
             plot_log(os.path.join(results, 'loss.png'), rows)
-            grid = sheet(np.array(tiles))
+            grid = sheet(np.array([tiles[row] for row in shown]))
             write_png(os.path.join(results, 'training', '%08d.png' % (epoch + 1)), grid)
             summarize(writer, step, list(zip(LOG, values))[4:], grid)
             save_model(session, network, checkpoints, time.time() - began)
@@ -661,22 +684,26 @@ def training(session, network, dataset, checkpoints, results,
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, writing = [], [], []
+    table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
+    shown = list(dataset.test[:GRID])
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
-        for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
-                                                    -(-len(dataset.test) // TEST_BATCH), leave=False):
+        for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
+                                                          len(dataset.tests(TEST_BATCH)), leave=False):
             list(writing)  # waits for the batch before, written while this one was computed
-            faces = panels(images, dataset.test_mask, restored, difference=False)
+            faces = panels(images, mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
+            table.update((row, [name] + ['%.6g' % value for value in values])
+                         for row, name, values in zip(rows, names, metrics))
             files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
-            missing = min(GRID, len(dataset.test)) - len(tiles)
-            tiles += list(faces[:missing])
-            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
+            added = {row: face for row, face in zip(rows, faces) if row in shown}
+            tiles.update(added)
+            if added and len(tiles) == len(shown):  # the sheet is full; first, since it keeps one core busy for long
+                files.insert(0, (os.path.join(results, 'test_grid.png'),
+                                 sheet(np.array([tiles[row] for row in shown]))))
             writing = pool.map(write_png, *zip(*files))
         list(writing)
+    table = [table[row] for row in dataset.test]
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
