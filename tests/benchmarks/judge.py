@@ -14,11 +14,12 @@ from PIL import Image
 from scipy import ndimage
 
 import common
+import tf_process
 
-GREY = 128                                # of the hole in a masked picture
-ENLARGED = 256                            # pixels of height at least, where three times is enough for that
-EYES = slice(36, 42), slice(42, 48)       # of the 68 landmarks
-MEASURES = ['error', 'PSNR, dB', 'rank-1', 'identity', 'of grey', 'landmarks', 'found', 'edges', 'grain']
+GREY = 128                           # of the hole in a masked picture
+ENLARGED = 256                       # pixels of height at least, where three times is enough for that
+EYES = slice(36, 42), slice(42, 48)  # of the 68 landmarks
+MEASURES = ['error', 'PSNR, dB', 'SSIM', 'rank-1', 'identity', 'of grey', 'landmarks', 'found', 'edges', 'grain']
 
 
 def enlarged(pictures):
@@ -44,14 +45,14 @@ class Recogniser:
         """The first face's rectangle in each picture [N,H,W,C] uint8, or None: a list."""
         return [next(iter(self._detector(picture)), None) for picture in enlarged(pictures)]
 
-    def shapes(self, pictures, places):
+    def outline(self, pictures, places):
         """dlib's 68 landmarks in each picture [N,H,W,C] uint8, of the face at its place: a list."""
         return [self._landmarks(picture, place) for picture, place in zip(enlarged(pictures), places)]
 
-    def describe(self, pictures, shapes):
+    def describe(self, pictures, outline):
         """[N,128] float: each face, cut out where its landmarks are, as a point; one person's lie close together."""
         return np.array([self._network.compute_face_descriptor(picture, shape)
-                         for picture, shape in zip(enlarged(pictures), shapes)])
+                         for picture, shape in zip(enlarged(pictures), outline)])
 
 
 def places(found):
@@ -73,58 +74,52 @@ def distances(some, others):
     return np.sqrt(((some[:, None] - others[None]) ** 2).sum(2))
 
 
-def texture(pictures, hole):
-    """(edges, grain): means over pictures [N,H,W,C] uint8 of measures of their brightness in the hole [H,W] bool.
+def find_holes(true, masked):
+    """[N,H,W] bool: what is grey in the masked faces and was another colour, or touches such, in the true ones."""
+    grey, changed = (masked == GREY).all(3), (masked != true).any(3)
+    return np.array([ndimage.binary_propagation(seed, mask=room) for seed, room in zip(changed, changed | grey)])
+
+
+def texture(pictures, holes):
+    """(edges, grain), means over pictures [N,H,W,C] uint8 of measures of their brightness in holes [N,H,W] bool.
 
     edges, the 95th percentile of the gradient: strokes; grain, the median of the absolute Laplacian: speckle.
     """
-    brightness = pictures.mean(3)
-    gradient = np.hypot(*np.gradient(brightness, axis=(1, 2)))[:, hole]
-    laplacian = np.array([np.abs(ndimage.laplace(picture)) for picture in brightness])[:, hole]
-    return np.array([np.percentile(gradient, 95, axis=1).mean(), np.median(laplacian, 1).mean()])
+    found = []
+    for brightness, hole in zip(pictures.mean(3), holes):
+        gradient, laplacian = np.hypot(*np.gradient(brightness)), np.abs(ndimage.laplace(brightness))
+        found.append([np.percentile(gradient[hole], 95), np.median(laplacian[hole])])
+    return np.mean(found, 0)
 
 
-class Judge:
-    """Compares restorations with the true faces [N,H,W,C] uint8, hidden in hole [H,W] bool.
+def measures(true, masked, restored):
+    """MEASURES of restorations, each [N,H,W,C] uint8: a list of floats.
 
-    A face's place is the true picture's for all its restorations; its landmarks there are each picture's own.
+    error: squared, summed over the hole, of pictures in [0, 1]; PSNR in the hole; SSIM: see tf_process.measure.
+    rank-1: share of restorations whose nearest true face, among all, is their own. identity: mean distance to that;
+    and the same as a share of the masked pictures'. landmarks: their mean distance as a share of that between the
+    eyes. found: share of restorations in which the detector finds a face. edges, grain: see `texture`, relative to
+    the true faces'. A face's place is the true picture's in all three; its landmarks there are each picture's own.
     """
-
-    def __init__(self, true, hole):
-        self._true, self._hole, self._recogniser = true, hole, Recogniser()
-        self._places = places(self._recogniser.found(true))
-        self._points, self._described = self._look(true)
-        _, grey = self._look(np.where(hole[:, :, None], np.uint8(GREY), true))
-        self._grey = distances(grey, self._described).diagonal().mean()
-
-    def _look(self, pictures):
-        """(landmarks [N,68,2], descriptors [N,128]) of the faces at their places."""
-        shapes = self._recogniser.shapes(pictures, self._places)
-        return points(shapes), self._recogniser.describe(pictures, shapes)
-
-    def measures(self, restored):
-        """MEASURES of the restored faces [N,H,W,C] uint8, a list of floats.
-
-        error: squared, summed over the hole, of pictures in [0, 1]. PSNR in the hole. rank-1: share of restorations
-        whose nearest true face of all is their own. identity: mean distance to it; and that as a share of the grey
-        hole's. landmarks: their mean distance as a share of that between the eyes. found: share of restorations in
-        which the detector finds a face. edges, grain: see `texture`, relative to the true faces'.
-        """
-        squares = ((self._true / 255. - restored / 255.) ** 2).sum((1, 2, 3))
-        psnr = -10 * np.log10(np.maximum(squares, 1e-9) / (self._hole.sum() * self._true.shape[3]))
-        drawn, described = self._look(restored)
-        apart = distances(described, self._described)
-        rank, identity = (apart.argmin(1) == np.arange(len(apart))).mean(), apart.diagonal().mean()
-        eyes = np.linalg.norm(np.subtract(*[self._points[:, eye].mean(1) for eye in EYES]), axis=1)
-        moved = np.linalg.norm(self._points - drawn, axis=2).mean(1) / eyes
-        found = np.mean([place is not None for place in self._recogniser.found(restored)])
-        return [squares.mean(), psnr.mean(), rank, identity, identity / self._grey, moved.mean(), found] + list(
-            texture(restored, self._hole) / texture(self._true, self._hole))
+    recogniser, holes = Recogniser(), find_holes(true, masked)
+    faces = places(recogniser.found(true))
+    outlines = [recogniser.outline(pictures, faces) for pictures in (true, masked, restored)]
+    own, grey, new = [recogniser.describe(*pair) for pair in zip((true, masked, restored), outlines)]
+    apart, own_points, new_points = distances(new, own), points(outlines[0]), points(outlines[2])
+    eyes = np.linalg.norm(np.subtract(*[own_points[:, eye].mean(1) for eye in EYES]), axis=1)
+    moved = np.linalg.norm(own_points - new_points, axis=2).mean(1) / eyes
+    found = [place is not None for place in recogniser.found(restored)]
+    plain = [tf_process.measure(true[i:i + 1], restored[i:i + 1] / np.float32(255), holes[i][:, :, None])[0]
+             for i in range(len(true))]
+    return list(np.mean(plain, 0)) + [
+        (apart.argmin(1) == np.arange(len(apart))).mean(), apart.diagonal().mean(),
+        apart.diagonal().mean() / distances(grey, own).diagonal().mean(), moved.mean(), np.mean(found),
+        ] + list(texture(restored, holes) / texture(true, holes))
 
 
 def formatted(values):
     """The MEASURES as strings."""
-    return '{:.2f}|{:.2f}|{:.1%}|{:.3f}|{:.3f}|{:.2%}|{:.1%}|{:.2f}|{:.2f}'.format(*values).replace('%', ' %').split('|')
+    return '{:.2f}|{:.2f}|{:.4f}|{:.1%}|{:.3f}|{:.3f}|{:.2%}|{:.1%}|{:.2f}|{:.2f}'.format(*values).replace('%', ' %').split('|')
 
 
 def triples(results):
@@ -139,9 +134,7 @@ def main():
         sys.exit(__doc__)
     print(common.table(['results'] + MEASURES, []), flush=True)
     for results in sys.argv[1:]:
-        true, masked, restored = triples(results)
-        hole = (masked == GREY).all((0, 3))
-        print(common.row([results] + formatted(Judge(true, hole).measures(restored))), flush=True)
+        print(common.row([results] + formatted(measures(*triples(results)))), flush=True)
 
 
 if __name__ == '__main__':
