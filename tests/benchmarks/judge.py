@@ -2,19 +2,23 @@
 
     python tests/benchmarks/judge.py RESULTS [RESULTS ...]
 
-prints a line of measures for each folder of results of a finished test: it reads the triples RESULTS/test/*.png.
+prints a line of measures for each folder of results of a finished test: it reads the triples RESULTS/test/*.png. `make judge` installs what it needs, and
+judges results/.
 """
 import importlib.util
 import os
 import sys
 
-import dlib
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 import common
 import tf_process
+try:
+    import dlib
+except ImportError:
+    sys.exit('dlib is missing: make judge installs it')
 
 GREY = 128                           # of the hole in a masked picture
 ENLARGED = 256                       # pixels of height at least, where three times is enough for that
@@ -45,14 +49,11 @@ class Recogniser:
         """The first face's rectangle in each picture [N,H,W,C] uint8, or None: a list."""
         return [next(iter(self._detector(picture)), None) for picture in enlarged(pictures)]
 
-    def outline(self, pictures, places):
-        """dlib's 68 landmarks in each picture [N,H,W,C] uint8, of the face at its place: a list."""
-        return [self._landmarks(picture, place) for picture, place in zip(enlarged(pictures), places)]
-
-    def describe(self, pictures, outline):
-        """[N,128] float: each face, cut out where its landmarks are, as a point; one person's lie close together."""
-        return np.array([self._network.compute_face_descriptor(picture, shape)
-                         for picture, shape in zip(enlarged(pictures), outline)])
+    def look(self, pictures, places):
+        """(landmarks [N,68,2], points [N,128]) of the faces at their places, floats; one person's points lie close."""
+        shapes = [self._landmarks(picture, place) for picture, place in zip(enlarged(pictures), places)]
+        points = [self._network.compute_face_descriptor(*pair) for pair in zip(enlarged(pictures), shapes)]
+        return np.array([[(part.x, part.y) for part in shape.parts()] for shape in shapes], float), np.array(points)
 
 
 def places(found):
@@ -62,11 +63,6 @@ def places(found):
         sys.exit('no face found in any of the true pictures')
     typical = dlib.rectangle(*[int(side) for side in np.median(sides, 0)])
     return [each or typical for each in found]
-
-
-def points(shapes):
-    """[N,68,2] float of dlib's landmarks."""
-    return np.array([[(part.x, part.y) for part in shape.parts()] for shape in shapes], float)
 
 
 def distances(some, others):
@@ -103,11 +99,11 @@ def measures(true, masked, restored):
     """
     recogniser, holes = Recogniser(), find_holes(true, masked)
     faces = places(recogniser.found(true))
-    outlines = [recogniser.outline(pictures, faces) for pictures in (true, masked, restored)]
-    own, grey, new = [recogniser.describe(*pair) for pair in zip((true, masked, restored), outlines)]
-    apart, own_points, new_points = distances(new, own), points(outlines[0]), points(outlines[2])
-    eyes = np.linalg.norm(np.subtract(*[own_points[:, eye].mean(1) for eye in EYES]), axis=1)
-    moved = np.linalg.norm(own_points - new_points, axis=2).mean(1) / eyes
+    (outline, own), (_, grey), (drawn, new) = [recogniser.look(pictures, faces)
+                                               for pictures in (true, masked, restored)]
+    apart = distances(new, own)
+    eyes = np.linalg.norm(np.subtract(*[outline[:, eye].mean(1) for eye in EYES]), axis=1)
+    moved = np.linalg.norm(outline - drawn, axis=2).mean(1) / eyes
     found = [place is not None for place in recogniser.found(restored)]
     plain = [tf_process.measure(true[i:i + 1], restored[i:i + 1] / np.float32(255), holes[i][:, :, None])[0]
              for i in range(len(true))]
@@ -122,10 +118,14 @@ def formatted(values):
     return '{:.2f}|{:.2f}|{:.4f}|{:.1%}|{:.3f}|{:.3f}|{:.2%}|{:.1%}|{:.2f}|{:.2f}'.format(*values).replace('%', ' %').split('|')
 
 
+def names(results):
+    """The sorted file names of the test's pictures in a folder of results."""
+    return sorted(os.listdir(os.path.join(results, 'test')))
+
+
 def triples(results):
-    """(true, masked, restored), each [N,H,W,C] uint8, of a folder of results, in the order of names."""
-    folder = os.path.join(results, 'test')
-    pictures = np.array([np.asarray(Image.open(os.path.join(folder, name))) for name in sorted(os.listdir(folder))])
+    """[true, masked, restored], each [N,H,W,C] uint8, of a folder of results, in the order of `names`."""
+    pictures = np.array([np.asarray(Image.open(os.path.join(results, 'test', name))) for name in names(results)])
     return np.split(pictures.reshape(pictures.shape[:3] + (-1,)), 3, axis=2)
 
 
