@@ -2,8 +2,8 @@
 
     python tests/benchmarks/judge.py RESULTS [RESULTS ...]
 
-prints a line of measures for each folder of results of a finished test: it reads the triples RESULTS/test/*.png. `make judge` installs what it needs, and
-judges results/.
+prints a line of measures for each folder of results of a finished test: it reads the triples RESULTS/test/*.png.
+`make judge` installs what it needs, and judges results/.
 """
 import importlib.util
 import os
@@ -39,7 +39,8 @@ class Recogniser:
     """dlib's face detector, 68 landmarks and recogniser (King 2009; Kazemi & Sullivan 2014; 99.4 % on LFW)."""
 
     def __init__(self):
-        folder = os.path.join(importlib.util.find_spec('face_recognition_models').submodule_search_locations[0], 'models')
+        package = importlib.util.find_spec('face_recognition_models')  # not imported: that needs pkg_resources
+        folder = os.path.join(package.submodule_search_locations[0], 'models')
         self._detector = dlib.get_frontal_face_detector()
         self._landmarks = dlib.shape_predictor(os.path.join(folder, 'shape_predictor_68_face_landmarks.dat'))
         self._network = dlib.face_recognition_model_v1(
@@ -115,7 +116,8 @@ def measures(true, masked, restored):
 
 def formatted(values):
     """The MEASURES as strings."""
-    return '{:.2f}|{:.2f}|{:.4f}|{:.1%}|{:.3f}|{:.3f}|{:.2%}|{:.1%}|{:.2f}|{:.2f}'.format(*values).replace('%', ' %').split('|')
+    form = '{:.2f}|{:.2f}|{:.4f}|{:.1%}|{:.3f}|{:.3f}|{:.2%}|{:.1%}|{:.2f}|{:.2f}'
+    return form.format(*values).replace('%', ' %').split('|')
 
 
 def names(results):

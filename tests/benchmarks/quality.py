@@ -69,7 +69,7 @@ def ours(options, arguments, change=''):
 def accuracies(log):
     """The discriminator's accuracy on real and on restored windows over the epochs, each as 'lowest to highest'."""
     columns = [[float(row[key]) for row in log] for key in ACCURACIES]
-    return ['%.2f to %.2f' % (min(values), max(values)) if np.any(values) else '' for values in columns]
+    return ['%.2f to %.2f' % (min(values), max(values)) if any(values) else '' for values in columns]
 
 
 def draw(path, columns):
@@ -82,15 +82,16 @@ def draw(path, columns):
 
 
 def planned(options):
-    """[(title, arguments, change)] of the runs of our program."""
+    """[(title, seed or None, arguments, change)] of the runs of our program."""
     if options.checkpoints:
-        return [(folder, ('--test_only', '--checkpoints', folder), '') for folder in options.checkpoints]
+        return [(folder, None, ('--test_only', '--checkpoints', folder), '') for folder in options.checkpoints]
     runs = [('ours without adversary', '--adv_weight 0'), ('ours', '')]
     if options.vary:
         runs = [('`%s`' % variation if variation else 'as it is', variation) for variation in options.vary]
-    return [('%s, seed %d' % (title, seed), ('--seed', seed) + tuple(variation.split() if is_argument else ()),
-             '' if is_argument else variation)
-            for title, variation in runs for is_argument in [variation.startswith('--')] for seed in options.seeds]
+    runs = [(title, variation.split(), '') if variation.startswith('--') else (title, (), variation)
+            for title, variation in runs]
+    return [(title, seed, ('--seed', seed) + tuple(arguments), change)
+            for title, arguments, change in runs for seed in options.seeds]
 
 
 def main():
@@ -106,8 +107,8 @@ def main():
     parser.add_argument('--checkpoints', nargs='+', metavar='DIR')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
-    errors, columns = {}, []
-    for number, (title, arguments, change) in enumerate(planned(options)):
+    errors, columns, measured = {}, [], {}
+    for number, (title, seed, arguments, change) in enumerate(planned(options)):
         pictures, log = ours(options, arguments, change)
         if not number:
             with tempfile.TemporaryDirectory() as cache:
@@ -123,10 +124,14 @@ def main():
                         print(common.row([name] + judge.formatted(values) + ['', '']), flush=True)
                         columns.append((name, restored))
             columns = columns or [('masked', pictures[1])]
-        print(common.row([title] + judge.formatted(judge.measures(*pictures)) + (accuracies(log) or ['', ''])),
-              flush=True)
-        columns.append((title, pictures[2]))
-        errors[title] = [float(row['test_error']) for row in log]
+        values, name = judge.measures(*pictures), title if seed is None else '%s, seed %d' % (title, seed)
+        print(common.row([name] + judge.formatted(values) + accuracies(log)), flush=True)
+        measured.setdefault(title, []).append(values)
+        columns.append((name, pictures[2]))
+        errors[name] = [float(row['test_error']) for row in log]
+    if len(options.seeds) > 1:
+        for title, values in measured.items():
+            print(common.row([title + ', mean'] + judge.formatted(np.mean(values, 0)) + ['', '']))
     if options.baseline and options.data and options.mask == 'center':
         output = json.loads(common.call([
             common.python(options.runtime), common.BASELINE, '--data', options.data, '--size', options.size or 128,

@@ -19,7 +19,10 @@ import tf_process
 
 
 def restorations(half, *arguments, runtime=None):
-    """(who [N], true, masked, restored [N,H,W,1] uint8) of every second person, 0 or 1, by a network that saw the others."""
+    """(who [N], true, masked, restored [N,H,W,1] uint8) of one half of the people, 0 or 1.
+
+    The network was trained on the other half.
+    """
     root = datamanager.packaged_faces()
     files = [name for name in datamanager.find_files(root) if name.endswith('.pgm')]
     tested = sorted({os.path.dirname(name) for name in files})[half::2]
