@@ -2,7 +2,6 @@
 
 Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
 """
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -11,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageOps
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
@@ -19,6 +19,8 @@ FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only deco
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 TEST_SHARE = .1                          # of a folder without train/ and test/
 MIRRORED = .5                            # share of the training faces, others in each epoch
+TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
+GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 FREE_SHARES = .1, 1 / 3.                 # of the picture that a 'free' mask hides, least and most
@@ -293,11 +295,10 @@ def find_files(folder):
         raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
     files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        inode = os.stat(parent).st_dev, os.stat(parent).st_ino
-        if inode in seen:  # a link that leads back
+        if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
-        seen.add(inode)
+        seen.add(os.path.realpath(parent))
         folders.sort()
         files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
                   if os.path.isfile(os.path.join(parent, name))]
@@ -342,6 +343,7 @@ class Dataset:
     mask:     what is hidden, see Masks.
     seed:     orders the epochs, draws random masks and mirrors faces, together with the epoch's number.
     cache:    folder of the cache files.
+    vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
     people:   whether each folder in it holds a person's faces: then nobody is in both parts.
     middle:   share of the pictures' sides that is shown, about their centre.
@@ -351,9 +353,9 @@ class Dataset:
     Raises DataError where the folder, its images or the mask cannot be used.
     """
 
-    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True,
+    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0,
                  people=False, middle=1.):
-        self.seed, self.mask = seed, mask
+        self.seed, self.mask, self._varied = seed, mask, vary
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
         self._masks = Masks(mask, height, width, seed)
@@ -394,7 +396,9 @@ class Dataset:
             part = slice(step * batch, (step + 1) * batch)
             images = self.images(order[part])
             images[mirrored[part]] = images[mirrored[part], :, ::-1]
-            return images, self._masks.draw(np.random.RandomState([self.seed, epoch, step]))
+            random = np.random.RandomState([self.seed, epoch, step])
+            mask = self._masks.draw(random)
+            return (np.array([vary(image, self._varied, random) for image in images]) if self._varied else images), mask
 
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(gather, start)
@@ -410,6 +414,24 @@ class Dataset:
             groups.setdefault(mask.tobytes(), (mask, []))[1].append(row)
         return [(rows[first:first + batch], mask) for mask, rows in groups.values()
                 for first in range(0, len(rows), batch)]
+
+
+def vary(image, much, random):
+    """[H,W,C] uint8: a picture turned, scaled, moved and lit differently, `much` (0 to 1) of TURN to GAIN at most.
+
+    What lies beyond the picture's border is mirrored. random: numpy.random.RandomState that draws it.
+    """
+    height, width, channels = image.shape
+    draw = lambda most, *size: much * random.uniform(-most, most, *size)
+    turn, scale, middle = np.radians(draw(TURN)), np.exp(draw(SCALE)), np.array([width, height]) / 2
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / scale
+    border = max(height, width) // 4
+    offset = border + middle + draw(MOVE, 2) * (width, height) - matrix.dot(middle)
+    wide = Image.fromarray(np.squeeze(np.pad(image, [(border, border), (border, border), (0, 0)], 'symmetric')))
+    moved = wide.transform((width, height), Image.AFFINE, np.column_stack([matrix, offset]).ravel(), Image.BICUBIC)
+    light = np.exp(draw(GAIN, channels)) * (np.arange(256)[:, None] / 255) ** np.exp(draw(GAMMA))
+    return (255 * light + .5).clip(0, 255).astype(np.uint8)[
+        np.asarray(moved).reshape(image.shape), np.arange(channels)]
 
 
 def split(paths, by_folder=False):
@@ -543,8 +565,8 @@ def cached_images(folder, files, height, width, cache, middle=1.):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
-    times, of the shape and `middle`, so that any change makes another. Written beside itself and renamed when whole; a second
-    process waits for the first.
+    times, of the shape and `middle`, so that any change makes another. Written beside itself and renamed when whole; a
+    second process waits for the first.
     """
     fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width, middle)).encode())
     for name in files:
@@ -556,11 +578,10 @@ def cached_images(folder, files, height, width, cache, middle=1.):
     if not ready():
         try:
             os.makedirs(cache, exist_ok=True)
-            with open(base + '.part', 'ab') as part:
-                fcntl.flock(part, fcntl.LOCK_EX)
+            with FileLock(base + '.lock'):
                 try:
                     if not ready():
-                        _build(part, base, folder, files, height, width, middle)
+                        _build(base, folder, files, height, width, middle)
                 finally:
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
@@ -572,8 +593,8 @@ def cached_images(folder, files, height, width, cache, middle=1.):
     return base + '.npy', index['files'], index['skipped']
 
 
-def _build(part, base, folder, files, height, width, middle):
-    """Decode `files` in parallel into the open file `part`, in order; then name it, and the index beside it."""
+def _build(base, folder, files, height, width, middle):
+    """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
             return load_image(os.path.join(folder, name), height, width, channels, middle)
@@ -591,10 +612,9 @@ def _build(part, base, folder, files, height, width, middle):
         for first in range(0, len(names), IN_FLIGHT):
             yield from zip(names[first:first + IN_FLIGHT], pool.map(function, names[first:first + IN_FLIGHT]))
 
-    part.truncate(0)
-    part.write(bytes(HEADER))
     kept, skipped = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, open(base + '.part', 'wb') as part:
+        part.write(bytes(HEADER))
         found = list(each(channels_of, files))
         skipped += [reason for _, reason in found if isinstance(reason, str)]
         candidates = [(name, number) for name, number in found if isinstance(number, int) and number]
@@ -606,11 +626,14 @@ def _build(part, base, folder, files, height, width, middle):
             else:
                 kept.append(name)
                 part.write(image.tobytes())
-    part.flush()
-    with open(base + '.part', 'r+b') as file:
-        np.lib.format.write_array_header_1_0(file, {
+        part.seek(0)
+        np.lib.format.write_array_header_1_0(part, {
             'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
-        assert file.tell() == HEADER
+        assert part.tell() == HEADER
+        part.flush()
+        os.fsync(part.fileno())  # both are on the disk before they count, lest a power loss leaves zeros for faces
     with open(base + '.json', 'w') as file:
         json.dump({'files': kept, 'skipped': skipped}, file)
-    os.rename(base + '.part', base + '.npy')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(base + '.part', base + '.npy')

@@ -66,6 +66,8 @@ def parse(arguments=None):
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
+    add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
+        'differently each time, 0 to 1: pays in long trainings')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
@@ -103,8 +105,7 @@ def announce(options, dataset, network, batch):
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
-        (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])) + network.window))
+    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -136,16 +137,17 @@ def main(options):
     tf.disable_v2_behavior()
     import neuralnet
     import tf_process
+    from extras import machines
 
     using = options.test_only or options.restore or options.export
-    cluster = tf_process.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
     try:
         for folder in (options.checkpoints, options.results):
             tf_process.writable(folder)
         tf.set_random_seed(options.seed)
-        with tf_process.locked(options.checkpoints), tf.device(cluster.placement):
+        with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process)
             else:
@@ -164,26 +166,28 @@ def train(options, neuralnet, tf_process, cluster):
     # What is wrong there is said before thousands of images are read.
     kept = None if options.restart else tf_process.read_config(options.checkpoints)
     init, size = beginning(options, kept, models)
-    if init != 'none' and not (kept and tf_process.models(options.checkpoints)):
+    fresh = not (kept and tf_process.models(options.checkpoints))
+    if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
     dataset = faces(options, size, options.mask or 'center')
     report_skipped(dataset)
-    if options.restart:
-        tf_process.clear(options.checkpoints, options.results)
-    tf_process.check_config(options.checkpoints, {
-        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
-        'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed, 'init': init,
-        'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.shape[:2], options.adv_weight, cluster.devices)
-    announce(options, dataset, network, batch)
+    with tf_process.locked(options.checkpoints):
+        if options.restart:
+            tf_process.clear(options.checkpoints, options.results)
+        tf_process.check_config(options.checkpoints, {
+            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
+            'init': init, 'training faces': len(dataset.train)}, fresh=True)
+        network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
+        announce(options, dataset, network, batch)
 
-    def work(session):
-        if init != 'none' and not tf_process.models(options.checkpoints):
-            models.load(session, network, init)
-        tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, batch, options.lr, options.profile)
-        tf_process.test(session, network, dataset, options.results)
-    cluster.run(work)
+        def work(session):
+            if init != 'none' and not tf_process.models(options.checkpoints):
+                models.load(session, network, init)
+            tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                                options.epoch, batch, options.lr, options.profile)
+            tf_process.test(session, network, dataset, options.results)
+        cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
@@ -194,7 +198,7 @@ def faces(options, size, mask, training=True):
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, more = lfw.fetch(), {'people': True, 'middle': lfw.MIDDLE}
-    return Dataset(folder, size, mask, options.seed, options.cache, training, **more)
+    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, **more)
 
 
 def beginning(options, kept, models):
@@ -235,18 +239,18 @@ def use(options, neuralnet, tf_process):
         source = faces(options, options.size or shape[:2], mask, training=False)
         shape, what = source.shape, 'faces'
         report_skipped(source)
-    tf_process.check_config(models.locate(folder), {  # a model of colour faces can paint grey ones, too
-        'size': list(options.size or shape[:2]), 'channels': max(shape[2], kept['channels'])}, fresh=False)
-    if mask != kept['mask'] and not options.export:
-        print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
-    # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, shape[:2], adv_weight=0)
-    with tf_process.open_session() as session:
-        models.load(session, network, folder)
-        if options.export:
-            models.export(session, network, options.export, kept)
-            print('exported: %s' % options.export)
-        else:
+    with tf_process.locked(options.checkpoints):
+        tf_process.check_config(models.locate(folder), {  # a model of colour faces can paint grey ones, too
+            'size': list(options.size or shape[:2]), 'channels': max(shape[2], kept['channels'])}, fresh=False)
+        if mask != kept['mask'] and not options.export:
+            print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+        network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
+        with tf_process.open_session() as session:
+            models.load(session, network, folder)
+            if options.export:
+                models.export(session, network, options.export, kept)
+                print('exported: %s' % options.export)
+                return
             (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
 
 
@@ -257,7 +261,8 @@ def front_door(arguments=None):
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
-    sys.stdout.reconfigure(line_buffering=True)  # each line at once, into a file or a pipe too
+    # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
     try:
         main(options)
     except KeyboardInterrupt:

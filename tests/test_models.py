@@ -48,7 +48,7 @@ def colour(tmp_path_factory, colour_faces):
 
 def network(shape):
     """A network of that shape, and a session with its weights at random."""
-    made = neuralnet.ContextEncoder(shape, shape[:2])
+    made = neuralnet.ContextEncoder(shape)
     return made, tf_process.open_session()
 
 
