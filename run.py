@@ -4,6 +4,7 @@
     python run.py --data DIR          the same on the images below DIR
     python run.py --test_only         test a trained model
     python run.py --restore PHOTO     repaint the hole of photos with a trained model
+    python run.py --export DIR        write a trained model as a TensorFlow SavedModel
 """
 import argparse
 import contextlib
@@ -50,13 +51,15 @@ def parse(arguments=None):
         description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
-        'split where both exist, else the last tenth by path tests (default: the packaged ORL faces)',
+        'split where both exist, else the last tenth by path tests; lfw: Labeled Faces in the Wild, downloaded once '
+        '(default: the packaged ORL faces)',
         default=argparse.SUPPRESS)
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
         help='pixels of the pictures (default: 128, the packaged faces 112x92)')
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
-        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), FILE.png '
-        '(white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one (default: center)')
+        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
+        'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
+        '(default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
@@ -66,19 +69,23 @@ def parse(arguments=None):
     add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
         'differently each time, 0 to 1: pays in long trainings')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
+    add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
+        'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
+        'that ships, where there is one)')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
     add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; '
         '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: '
         'what it was trained with)')
+    add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
     options = parser.parse_args(arguments)
-    if bool(options.restore) + options.restart + options.test_only > 1:
-        parser.error('give only one of --restore, --restart and --test_only')
-    for name in ('data', 'size', 'mask'):  # absent unless given
+    if bool(options.restore) + bool(options.export) + options.restart + options.test_only > 1:
+        parser.error('give only one of --restore, --restart, --test_only and --export')
+    for name in ('data', 'size', 'mask', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
     return options
 
@@ -132,7 +139,7 @@ def main(options):
     import tf_process
     from extras import machines
 
-    using = options.test_only or options.restore
+    using = options.test_only or options.restore or options.export
     cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
@@ -151,11 +158,18 @@ def main(options):
 
 def train(options, neuralnet, tf_process, cluster):
     """Train, then test."""
+    from extras import models
     batch = options.batch * len(cluster.devices)
-    if not options.restart:
-        tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
-    dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
-                      options.seed, options.cache, vary=options.vary)
+    if models.exported(options.checkpoints):
+        raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
+                                  '--checkpoints' % options.checkpoints)
+    # What is wrong there is said before thousands of images are read.
+    kept = None if options.restart else tf_process.read_config(options.checkpoints)
+    init, size = beginning(options, kept, models)
+    fresh = not (kept and tf_process.models(options.checkpoints))
+    if fresh and init != 'none':
+        print('begins from the model in %s; with --init none from random weights' % init)
+    dataset = faces(options, size, options.mask or 'center')
     report_skipped(dataset)
     with tf_process.locked(options.checkpoints):
         if options.restart:
@@ -163,11 +177,13 @@ def train(options, neuralnet, tf_process, cluster):
         tf_process.check_config(options.checkpoints, {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'training faces': len(dataset.train)}, fresh=True)
+            'init': init, 'training faces': len(dataset.train)}, fresh=True)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, dataset, network, batch)
 
         def work(session):
+            if init != 'none' and not tf_process.models(options.checkpoints):
+                models.load(session, network, init)
             tf_process.training(session, network, dataset, options.checkpoints, options.results,
                                 options.epoch, batch, options.lr, options.profile)
             tf_process.test(session, network, dataset, options.results)
@@ -176,29 +192,65 @@ def train(options, neuralnet, tf_process, cluster):
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
 
+def faces(options, size, mask, training=True):
+    """The Dataset of --data."""
+    folder, more = options.data, {}
+    if folder == 'lfw' and not os.path.isdir(folder):
+        from extras import lfw
+        folder, more = lfw.fetch(), {'people': True, 'middle': lfw.MIDDLE}
+    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, **more)
+
+
+def beginning(options, kept, models):
+    """(folder of the model to begin from or 'none', size of the pictures) of a training.
+
+    As the options say; else as the training that goes on has it, whose settings are `kept`; else the packaged faces
+    begin from the model that ships, at its size. models: extras.models.
+    """
+    init, shipped = options.init, models.settings(models.SHIPPED)
+    if not init and kept:
+        init = kept['init']
+    elif not init:
+        at_its_size = shipped and list(options.size or shipped['size']) == shipped['size']
+        init = models.SHIPPED if at_its_size and not options.data else 'none'
+    source = kept or (models.settings(init) if init != 'none' else None)
+    if init != 'none' and source is None:
+        raise DataError('%s: no model to begin from: give --init the folder of a trained or exported model, or none' % (
+            shown(init)))
+    return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else None)
+
+
 def use(options, neuralnet, tf_process):
-    """Test the trained model, or restore photos with it."""
-    kept = tf_process.read_config(options.checkpoints)
+    """Test the trained model, restore photos with it, or export it."""
+    from extras import models
+    folder = options.checkpoints
+    kept = tf_process.read_config(folder)
     if kept is None:
-        raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
+        kept, folder = models.settings(models.SHIPPED), models.SHIPPED
+        if kept is None:
+            raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
+        print('%s: no trained model there, so the one that ships is used, %s' % (options.checkpoints, folder))
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
     if options.restore:
         source, what = Photos(options.restore, mask, shape), 'photos'
-    else:
-        source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
+    elif not options.export:
+        source = faces(options, options.size or shape[:2], mask, training=False)
         shape, what = source.shape, 'faces'
         report_skipped(source)
     with tf_process.locked(options.checkpoints):
-        tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
-                                fresh=False)
-        if mask != kept['mask']:
+        tf_process.check_config(models.locate(folder), {  # a model of colour faces can paint grey ones, too
+            'size': list(options.size or shape[:2]), 'channels': max(shape[2], kept['channels'])}, fresh=False)
+        if mask != kept['mask'] and not options.export:
             print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
-        # Without a discriminator: it plays no part, and the window it was trained on may be another.
-        network = neuralnet.ContextEncoder(shape, adv_weight=0)
+        network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
         with tf_process.open_session() as session:
-            tf_process.load_trained(session, options.checkpoints)
+            models.load(session, network, folder)
+            if options.export:
+                models.export(session, network, options.export, kept)
+                print('exported: %s' % options.export)
+                return
             (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
 
 

@@ -284,6 +284,7 @@ def read_config(checkpoints):
             config = dict(json.load(file))
         if not {'size', 'channels', 'mask'} <= set(config):
             raise ValueError
+        config.setdefault('init', 'none')
         return config
     except (ValueError, TypeError):
         raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
@@ -353,12 +354,6 @@ def resume(session, network, checkpoints):
     restore_model(session, checkpoints)
     saver().recover_last_checkpoints(models(checkpoints))
     return session.run([network.step, network.seconds])
-
-
-def load_trained(session, checkpoints):
-    """Load the newest whole model into the session, or RunError where none has been trained."""
-    if not restore_model(session, checkpoints):
-        raise RunError(UNTRAINED % checkpoints)
 
 
 def save_model(session, network, checkpoints, seconds):
