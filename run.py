@@ -3,7 +3,8 @@
     python run.py                     train on the packaged faces, then test
     python run.py --data DIR          the same on the images below DIR
     python run.py --test_only         test a trained model
-    python run.py --restore PHOTO     repaint the hole of photos with a trained model
+    python run.py --restore PHOTO     repaint the faces in photos, or a hole, with a trained model
+    python run.py --unmask PHOTO      repaint the face masks in photos
 """
 import argparse
 import contextlib
@@ -17,7 +18,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own 
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from datamanager import DataError, Dataset, Photos, shown
+from datamanager import DataError, Dataset, shown
 
 
 def number(kind, low, high):
@@ -64,17 +65,22 @@ def parse(arguments=None):
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
-    add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; '
-        '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: '
-        'what it was trained with)')
+    add('--align', action='store_true', help='find the face in each image of --data and align it by its eyes, instead '
+        'of cropping the middle; images without are skipped')
+    add('--restore', nargs='+', metavar='PHOTO', help='restore the faces in photos, and folders of them, with the '
+        'trained model; --mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' '
+        'names (default: what it was trained with)')
+    add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
     options = parser.parse_args(arguments)
-    if bool(options.restore) + options.restart + options.test_only > 1:
-        parser.error('give only one of --restore, --restart and --test_only')
     for name in ('data', 'size', 'mask'):  # absent unless given
         vars(options).setdefault(name, None)
+    if bool(options.restore) + bool(options.unmask) + options.restart + options.test_only > 1:
+        parser.error('give only one of --restore, --unmask, --restart and --test_only')
+    if options.unmask and options.mask:
+        parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     return options
 
 
@@ -128,7 +134,7 @@ def main(options):
     import tf_process
     from extras import machines
 
-    using = options.test_only or options.restore
+    using = options.test_only or options.restore or options.unmask
     cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
@@ -151,14 +157,14 @@ def train(options, neuralnet, tf_process, cluster):
     if not options.restart:
         tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
-                      options.seed, options.cache)
+                      options.seed, options.cache, align=aligning(options))
     report_skipped(dataset)
     if options.restart:
         tf_process.clear(options.checkpoints, options.results)
     tf_process.check_config(options.checkpoints, {
         'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
         'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
-        'training faces': len(dataset.train)}, fresh=True)
+        'training faces': len(dataset.train), 'align': options.align or None}, fresh=True)
     network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
     announce(options, dataset, network, batch)
 
@@ -179,21 +185,38 @@ def use(options, neuralnet, tf_process):
     trained = kept['mask'] if kept['mask'] != 'random' or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    if options.restore:
-        source, what = Photos(options.restore, mask, shape), 'photos'
+    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2])}, fresh=False)
+    if options.restore or options.unmask:
+        from extras import photos
+        source = photos.Photos(options.restore or options.unmask, find_mask() if options.unmask else mask, shape)
+        what, work = 'photos', photos.restore
     else:
-        source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
-        shape, what = source.shape, 'faces'
+        source = Dataset(options.data, shape[:2], mask, options.seed, options.cache, False, aligning(options))
+        shape, what, work = source.shape, 'faces', tf_process.test
         report_skipped(source)
-    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
-                            fresh=False)
-    if mask != kept['mask']:
+        tf_process.check_config(options.checkpoints, {'channels': shape[2]}, fresh=False)
+    if mask != kept['mask'] and not options.unmask:
         print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
     # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
+    network = neuralnet.ContextEncoder(shape, shape[:2], adv_weight=0)
     with tf_process.open_session() as session:
         tf_process.load_trained(session, options.checkpoints)
-        (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
+        work(session, network, source, options.results)
+
+
+def aligning(options):
+    """What aligns the images of --data, for Dataset, or None."""
+    if not options.align:
+        return None
+    from extras import faces
+    faces.detector()  # said before thousands of images are read, if it is missing
+    return faces.align
+
+
+def find_mask():
+    """What finds the face mask in an aligned face, for Photos."""
+    import datamanager
+    return lambda face: datamanager.lower_mask(*face.shape[:2])  # until extras/facemasks.py is there
 
 
 def front_door(arguments=None):
