@@ -30,7 +30,7 @@ $(VENV)/judge: $(VENV)/ready tests/benchmarks/requirements.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r tests/benchmarks/requirements.txt && touch $@
 
 # The first of: pythonX.Y on the path, pyenv's newest X.Y, one that uv fetches (uv itself comes from pip).
-$(VENV)/ready: $(REQUIREMENTS)
+$(VENV)/ready: $(REQUIREMENTS) requirements-photos.txt
 	@echo "Installing $(REQUIREMENTS) into $(VENV), once: TensorFlow alone is some hundred megabytes ..." >&2
 	@set -e; rm -rf $(VENV); found=; \
 	for version in $(PYTHONS); do \
@@ -45,6 +45,7 @@ $(VENV)/ready: $(REQUIREMENTS)
 	    rm -rf $(VENV); \
 	    echo "No Python $$version here and uv could not fetch one: install it with 'pyenv install $$version', put python$$version on the path, or use another TensorFlow with 'make run RUNTIME=tf2' (Python 3.10 to 3.12)." >&2; \
 	    exit 2; }; fi; \
-	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); touch $@
+	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); \
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-photos.txt; touch $@
 
 .PHONY: run test judge soak

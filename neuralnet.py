@@ -261,16 +261,6 @@ class ContextEncoder:
                 total.append(tf.add_n(parts))
         return total
 
-    def _prepare(self, images, mask):
-        """uint8 images and mask as whole pictures, smoothly filled ones, [N,H',W',C] in [0, 1], and hole, [1,H',W',1].
-
-        The five poolings need sides that are multiples of STRIDE: the mirrored border is cut off again at the end.
-        """
-        border = [[0, -side % STRIDE] for side in self.shape[:2]]
-        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
-        hole = tf.pad(tf.cast(mask, tf.float32), border + [[0, 0]])[None]
-        return real, smooth_fill(real, hole), hole
-
     def _tower(self, images, scale, adv_weight):
         """Both players on one device's share of a batch: (LOSSES, generator's gradients, discriminator's gradients).
 

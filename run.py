@@ -3,7 +3,8 @@
     python run.py                     train on the packaged faces, then test
     python run.py --data DIR          the same on the images below DIR
     python run.py --test_only         test a trained model
-    python run.py --restore PHOTO     repaint the hole of photos with a trained model
+    python run.py --restore PHOTO     repaint the faces in photos, or a hole, with a trained model
+    python run.py --unmask PHOTO      repaint the face masks in photos
     python run.py --export DIR        write a trained model as a TensorFlow SavedModel
 """
 import argparse
@@ -20,7 +21,7 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import MASKS, DataError, Dataset, Photos, shown
+from datamanager import MASKS, DataError, Dataset, shown
 
 
 def number(kind, low, high):
@@ -75,18 +76,24 @@ def parse(arguments=None):
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
-    add('--restore', nargs='+', metavar='PHOTO', help='restore photos, and folders of them, with the trained model; '
-        '--mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' names (default: '
-        'what it was trained with)')
+    add('--align', action='store_true', help='find the face in each image of --data and align it by its eyes, instead '
+        'of cropping the middle; images without are skipped')
+    add('--restore', nargs='+', metavar='PHOTO', help='restore the faces in photos, and folders of them, with the '
+        'trained model; --mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' '
+        'names (default: what it was trained with)')
+    add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
     add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
     options = parser.parse_args(arguments)
-    if bool(options.restore) + bool(options.export) + options.restart + options.test_only > 1:
-        parser.error('give only one of --restore, --restart, --test_only and --export')
+    tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
+    if sum(bool(getattr(options, task)) for task in tasks) > 1:
+        parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
     for name in ('data', 'size', 'mask', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
+    if options.unmask and options.mask:
+        parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     return options
 
 
@@ -139,7 +146,7 @@ def main(options):
     import tf_process
     from extras import machines
 
-    using = options.test_only or options.restore or options.export
+    using = options.test_only or options.restore or options.unmask or options.export
     cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
@@ -177,7 +184,7 @@ def train(options, neuralnet, tf_process, cluster):
         tf_process.check_config(options.checkpoints, {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'init': init, 'training faces': len(dataset.train)}, fresh=True)
+            'init': init, 'align': options.align, 'training faces': len(dataset.train)}, fresh=True)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, dataset, network, batch)
 
@@ -194,11 +201,14 @@ def train(options, neuralnet, tf_process, cluster):
 
 def faces(options, size, mask, training=True):
     """The Dataset of --data."""
-    folder, more = options.data, {}
+    folder, people, align = options.data, False, None
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
-        folder, more = lfw.fetch(), {'people': True, 'middle': lfw.MIDDLE}
-    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, **more)
+        folder, people = lfw.fetch(), True
+    if options.align:
+        from extras.faces import align, detector
+        detector()  # said before thousands of images are read, if it is missing
+    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, people, align)
 
 
 def beginning(options, kept, models):
@@ -233,17 +243,18 @@ def use(options, neuralnet, tf_process):
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    if options.restore:
-        source, what = Photos(options.restore, mask, shape), 'photos'
-    elif not options.export:
-        source = faces(options, options.size or shape[:2], mask, training=False)
-        shape, what = source.shape, 'faces'
-        report_skipped(source)
     with tf_process.locked(options.checkpoints):
-        tf_process.check_config(models.locate(folder), {  # a model of colour faces can paint grey ones, too
-            'size': list(options.size or shape[:2]), 'channels': max(shape[2], kept['channels'])}, fresh=False)
-        if mask != kept['mask'] and not options.export:
-            print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+        model = {'size': list(options.size or shape[:2])}
+        if options.restore or options.unmask:
+            from extras import photos
+            source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
+            what, work = 'photos', photos.restore
+        elif not options.export:
+            source = faces(options, options.size or shape[:2], mask, training=False)
+            report_skipped(source)
+            shape, what, work = source.shape, 'faces', tf_process.test
+            model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
+        tf_process.check_config(models.locate(folder), model, fresh=False)
         network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
         with tf_process.open_session() as session:
             models.load(session, network, folder)
@@ -251,7 +262,15 @@ def use(options, neuralnet, tf_process):
                 models.export(session, network, options.export, kept)
                 print('exported: %s' % options.export)
                 return
-            (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
+            if mask != kept['mask'] and not options.unmask:
+                print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+            work(session, network, source, options.results)
+
+
+def finder():
+    """What finds the face mask in an aligned face, for Photos."""
+    from extras import facemasks
+    return facemasks.find_mask
 
 
 def front_door(arguments=None):

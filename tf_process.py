@@ -1,4 +1,4 @@
-"""What happens in a session: the training loop, the test, restoring photos, and the pictures and tables they leave.
+"""What happens in a session: the training loop, the test, and the pictures and tables they leave.
 
 It is handed a dataset and a network. Every file is written beside itself, synced and renamed: no reader sees half of
 it, and no power loss leaves half.
@@ -11,20 +11,16 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
@@ -35,9 +31,6 @@ SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
-PHOTO_BATCH = 8  # photos held in memory at full size
-TILE = 192       # pixels a side of a photo on the sheet of restorations
-UNKNOWNS = 10 ** 5  # pixels at most that a seam is solved for; larger holes on a coarser grid
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
 QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
@@ -418,75 +411,6 @@ def sheet(tiles):
     return np.concatenate(lines, 0)
 
 
-@lru_cache(maxsize=2)  # photos of one size and mask come one after another
-def _laplacian(shape, bits):
-    """Factorised five-point Laplacian of the hole, and its matrix from the visible neighbours: see `harmonic`."""
-    hole = np.unpackbits(np.frombuffer(bits, np.uint8))[:shape[0] * shape[1]].reshape(shape).astype(bool)
-    number = np.arange(hole.size).reshape(shape)
-    pairs = np.concatenate([np.stack([number[1:].ravel(), number[:-1].ravel()], 1),
-                            np.stack([number[:, 1:].ravel(), number[:, :-1].ravel()], 1)])
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    neighbours = scipy.sparse.csr_matrix((np.ones(len(pairs)), pairs.T), shape=(hole.size, hole.size))[hole.ravel()]
-    inner = scipy.sparse.diags(np.asarray(neighbours.sum(1)).ravel()) - neighbours[:, hole.ravel()]
-    return scipy.sparse.linalg.splu(inner.tocsc()).solve, neighbours[:, ~hole.ravel()]
-
-
-def harmonic(values, hole):
-    """Continue what is visible of `values`, [h,w,C] float, smoothly through the hole, [h,w] bool: [h,w,C].
-
-    The solution of Laplace's equation, with the values on the hole's rim as its boundary, and no slope across the
-    picture's border. The membrane of Perez et al. 2003, "Poisson Image Editing", where `values` is a difference.
-    Holes of more than UNKNOWNS pixels are solved on a coarser grid.
-    """
-    scale = int(np.ceil(np.sqrt(hole.sum() / UNKNOWNS)))
-    filled = values.copy()
-    if scale > 1:  # means of the visible pixels of each block, solved, and enlarged again
-        border = [(0, -side % scale) for side in hole.shape]
-        blocks = lambda x: x.reshape(x.shape[0] // scale, scale, -1, scale, x.shape[2]).sum((1, 3))
-        share = blocks(np.pad(~hole, border, 'constant')[:, :, None].astype(float))
-        sums = blocks(np.pad(values * ~hole[:, :, None], border + [(0, 0)], 'constant'))
-        coarse = harmonic(sums / np.maximum(share, 1), share[:, :, 0] == 0)
-        size = coarse.shape[1] * scale, coarse.shape[0] * scale
-        large = [np.asarray(Image.fromarray(channel).resize(size, Image.BILINEAR))
-                 for channel in coarse.transpose(2, 0, 1).astype(np.float32)]
-        filled[hole] = np.stack(large, 2)[:hole.shape[0], :hole.shape[1]][hole]
-    elif hole.any():
-        solve, neighbours = _laplacian(hole.shape, np.packbits(hole).tobytes())
-        filled[hole] = solve(neighbours.dot(values[~hole]))
-    return filled
-
-
-def put_back(photo, restored):
-    """The pixels of `photo` (see datamanager.Photo) with its hole repainted from `restored`, [k,H,W,C] in [0, 1].
-
-    The restoration is enlarged to the photo's own resolution, and corrected so that it meets the photo all along the
-    hole's rim, see `harmonic`. Outside the hole every pixel stays what it was; the hole becomes opaque.
-    """
-    colours = photo.seen.shape[2]
-    restored = np.concatenate(list(restored), 2)
-    if restored.shape[2] > colours:
-        restored = restored.mean(2, keepdims=True)
-    top, bottom, left, right = photo.bounds
-    top, left = max(top - 1, 0), max(left - 1, 0)  # with the rim around it
-    part = np.s_[top:bottom + 1, left:right + 1]
-    seen, hole = photo.seen[part] / 255., photo.hole[part][:, :, 0] > 0
-    border = 4  # of the restoration: the rim of a hole at its edge may lie a little outside
-    restored = np.pad(restored, [(border, border), (border, border), (0, 0)], 'edge').astype(np.float32)
-    x, y = [(photo.box[axis + 2] - photo.box[axis]) / (restored.shape[1 - axis] - 2 * border) for axis in (0, 1)]
-    box = [(left - photo.box[0]) / x, (top - photo.box[1]) / y,
-           (left + hole.shape[1] - photo.box[0]) / x, (top + hole.shape[0] - photo.box[1]) / y]
-    limits = 2 * [restored.shape[1], restored.shape[0]]
-    box = [min(max(side + border, 0), limit) for side, limit in zip(box, limits)]
-    fill = np.stack([np.asarray(Image.fromarray(channel).resize(hole.shape[::-1], Image.BICUBIC, box=box))
-                     for channel in restored.transpose(2, 0, 1).copy()], 2)
-    fill = fill + harmonic(seen - fill, hole)
-    pixels, whole = photo.pixels.copy(), np.iinfo(photo.pixels.dtype).max
-    levels = np.full(hole.shape + pixels.shape[2:], whole, pixels.dtype)
-    levels[:, :, :colours] = (np.clip(fill, 0, 1) * whole + .5).astype(pixels.dtype)
-    pixels[part][hole] = levels[hole]
-    return pixels
-
-
 def plot_log(path, rows):
     """Draw the loss log: error over epochs, and the balance of the two players."""
     table = np.array(rows, float)
@@ -609,51 +533,3 @@ def writable(folder):
         os.remove(part)
     except OSError as error:
         raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
-
-
-# ------------------------------------------------------------------------------------------------------ photos
-
-def restore(session, network, photos, results):
-    """Restore `photos` (see datamanager.Photos) with the session's model: results/restored/NAME.png, and a sheet.
-
-    Raises RunError, at the end, where some photos could not be restored.
-    """
-    folder = os.path.join(results, 'restored')
-    os.makedirs(folder, exist_ok=True)
-    failed, tiles, waiting = 0, [], []
-
-    def tile(pixels):
-        image = picture((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels).convert('RGBA')
-        paper = Image.new('RGBA', image.size, 'white')
-        return np.asarray(ImageOps.pad(Image.alpha_composite(paper, image).convert('RGB'), (TILE, TILE), color='white'))
-
-    def finish():
-        inputs = np.concatenate([photo.images for photo in waiting])
-        restored = session.run(network.restored, {network.images: inputs, network.mask: waiting[0].mask})
-        for photo in waiting:
-            pixels = put_back(photo, restored[:len(photo.images)])
-            restored = restored[len(photo.images):]
-            write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
-            if len(tiles) < GRID:
-                stages = photo.pixels, masked(photo.seen, photo.hole), pixels
-                tiles.append(np.concatenate([tile(stage) for stage in stages], 1))
-        del waiting[:]
-
-    for photo in tqdm(photos, 'restoring', leave=False):
-        if isinstance(photo, str) or os.path.realpath(photo.path) == os.path.realpath(
-                os.path.join(folder, photo.name + '.png')):
-            failed += 1
-            tqdm.write('error: ' + (photo if isinstance(photo, str) else
-                                    '%s: would be replaced by its own restoration: name another --results' % photo.path),
-                       sys.stderr)
-            continue
-        if waiting and (len(waiting) == PHOTO_BATCH or not np.array_equal(waiting[0].mask, photo.mask)):
-            finish()
-        waiting.append(photo)
-    if waiting:
-        finish()
-    if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
-    print('restored %d of %d photos: %s' % (len(photos) - failed, len(photos), folder))
-    if failed:
-        raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))

@@ -7,9 +7,6 @@ from sklearn.datasets import fetch_lfw_people, get_data_home
 
 from datamanager import DataError
 
-MIDDLE = .72  # of a picture's sides: head and hair, with the eyes about half way down; around it are other people
-
-
 def fetch():
     """The folder of the photographs, 250x250, a folder a person.
 

@@ -1,13 +1,11 @@
 """The command line, run for real."""
 import csv
-import json
 import os
 import pty
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ import numpy as np
 import common
 import datamanager
 import judge
-import tf_process
+from extras.faces import harmonic
 
 
 def restorations(half, *arguments, runtime=None):
@@ -49,7 +49,7 @@ def main():
                  for half in (0, 1)]
         who, whole, masked, restored = [np.concatenate(part) for part in zip(*parts)]
         hole = datamanager.make_mask(mask, *whole.shape[1:3])[:, :, 0] > 0
-        smooth = np.array([tf_process.harmonic(face.astype(float), hole) for face in whole])
+        smooth = np.array([harmonic(face.astype(float), hole) for face in whole])
         places = np.array(judge.places(recogniser.found(whole)))
         people, gallery = np.unique(who, return_index=True)
         probes = np.setdiff1d(np.arange(len(who)), gallery)

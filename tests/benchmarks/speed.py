@@ -73,7 +73,7 @@ def measure(data, size, batch):
     import tf_process
     dataset = datamanager.Dataset(data, (size, size))
     began = time.time()
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
     with tf_process.open_session() as session:
         figures['graph_seconds'] = time.time() - began
@@ -111,7 +111,7 @@ def load(data, size):
     ready = time.time()
     dataset = datamanager.Dataset(data, (size, size))
     figures = {'cache_seconds': time.time() - ready}
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    network = neuralnet.ContextEncoder(dataset.shape)
     with tf_process.open_session() as session:
         for step, (images, mask) in zip(range(5), dataset.epoch(0, 8)):
             session.run(network.update, {network.images: images, network.mask: mask, network.learning_rate: 1e-4})

