@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import datamanager
-from neuralnet import conv, up
+from neuralnet import conv
 
 EYES = ((.376, .475), (.622, .475))   # of an aligned face, as shares of the picture's width and height
 SIDE = 128                            # pixels: at this size masks are drawn and found
@@ -24,8 +24,8 @@ FINE = 2                              # an outline is drawn so many times as lar
 WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'checkpoints', 'facemasks.npz')
 
 WIDTHS = (8, 16, 32, 48)             # channels of the finder's stages, the first at half the picture's size
-STEPS, BATCH, RATE = 1500, 16, 2e-3   # of its training
-UNMASKED = .3                         # share of its training faces that wear no mask
+STEPS, BATCH, RATE = 2500, 16, 2e-3   # of its training
+DRAWN = 2                             # masks drawn on each of its training faces; once each comes without
 CLOSED, GROWN = 5, 3                  # pixels of SIDE: gaps so wide are closed, then the hole is grown
 SMALLEST = .25                        # of the polygon datamanager.LOWER: a hole that covers less of it is no face mask
 
@@ -80,7 +80,7 @@ def _outline(half, random):
     worn = random.uniform(.0, .1) if random.rand() < .15 else random.uniform(-.05, .04)  # below the nose, or as usual
     half[:, 1] += worn * (1 - (half[:, 1] - .5) / .5)
     half[:, 1] = .7 + (half[:, 1] - .7) * random.uniform(.85, 1.12)
-    turn = random.normal(0, .12)
+    turn = random.normal(0, .16)
     right, left = half * [random.uniform(.8, 1.12) * (1 + turn), 1], half[1:-1][::-1] * [-1, 1]
     left[:, 0] *= random.uniform(.95, 1.05) * (1 - turn) * right[:, 0].max() / half[:, 0].max() / (1 + turn)
     middle = .5 - .25 * turn + random.normal(0, .012)
@@ -169,7 +169,7 @@ def _pattern(fabric, face, random):
                                                                                zoom * np.cos(angle), top]])
         part = cv2.warpAffine(face, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                               borderMode=cv2.BORDER_REFLECT)
-        return np.abs(random.randint(0, 2, 3) - part[:, :, random.permutation(3)] / 255.)
+        return np.ascontiguousarray(np.abs(random.randint(0, 2, 3) - part[:, :, random.permutation(3)] / 255.))
     if choice == 4:
         for _ in range(random.randint(5, 60)):
             center = tuple(int(place) for place in random.randint(0, SIDE, 2))
@@ -196,7 +196,7 @@ def _details(fabric, kind, outline, middle, random):
             center = int(middle + side * place[0]), int(place[1])
             cv2.circle(fabric, center, int(radius), other, -1, cv2.LINE_AA)
             cv2.circle(fabric, center, int(radius) - 2, [.7 * shade for shade in other], 1, cv2.LINE_AA)
-    if random.rand() < .1:  # a small picture or a label
+    if random.rand() < .15:  # a small picture or a label
         center = int(random.uniform(.3, .7) * SIDE), int(random.uniform(.65, .85) * SIDE)
         axes = tuple(int(axis) for axis in random.randint(3, 14, 2))
         cv2.ellipse(fabric, center, axes, 0, 0, 360, _colour(random).tolist(), -1, cv2.LINE_AA)
@@ -232,7 +232,7 @@ def _light(face, random):
 
 def _vary(face, mask, random):
     """A face and its mask moved, turned, scaled, mirrored, and the face lit, coloured, blurred anew."""
-    scale, angle = np.exp(random.normal(0, .12)), random.normal(0, 6)
+    scale, angle = np.exp(random.normal(0, .15)), random.normal(0, 6)
     move = cv2.getRotationMatrix2D((.5 * SIDE, .6 * SIDE), angle, scale) + np.float32([[0, 0, 1], [0, 0, 1]]) * (
         random.normal(0, .03 * SIDE, (2, 1)))
     face = cv2.warpAffine(face, move, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -266,10 +266,9 @@ def finder(images):
 def learn(faces, path, kinds=KINDS, steps=STEPS, seed=0):
     """Train a finder on faces, [N,SIDE,SIDE,3] uint8, aligned and without masks; save its weights as a .npz at path."""
     random = np.random.RandomState(seed)
-    plain = int(UNMASKED * len(faces))
-    order = random.permutation(len(faces))
-    examples = [(faces[row], np.zeros((SIDE, SIDE, 1), np.uint8)) for row in order[:plain]]
-    examples += [draw_mask(faces[row], random, kinds) for row in tqdm(order, 'drawing', unit='mask')]
+    examples = [(face, np.zeros((SIDE, SIDE, 1), np.uint8)) for face in faces]
+    for _ in range(DRAWN):
+        examples += [draw_mask(face, random, kinds) for face in tqdm(faces, 'drawing', unit='mask', leave=False)]
     with tf.Graph().as_default(), tf.variable_scope('finder'):
         tf.set_random_seed(seed)
         images = tf.placeholder(tf.uint8, [None, SIDE, SIDE, 3])
@@ -280,7 +279,7 @@ def learn(faces, path, kinds=KINDS, steps=STEPS, seed=0):
         train = tf.train.AdamOptimizer(rate).minimize(loss)
         with tf.Session() as session:
             session.run(tf.global_variables_initializer())
-            bar, mean = tqdm(range(steps), 'learning', unit='step'), 1.
+            bar, mean = tqdm(range(steps), 'learning', unit='step', mininterval=1), 1.
             for step in bar:
                 rows = random.randint(0, len(examples), BATCH)
                 batch = [_vary(*examples[row], random=random) for row in rows]
@@ -303,8 +302,8 @@ def _ready(path):
         images = tf.placeholder(tf.uint8, [None, SIDE, SIDE, 3])
         share = tf.sigmoid(finder(tf.cast(images, tf.float32)))
         session = tf.Session(graph=graph)
-        for variable in tf.trainable_variables():
-            variable.load(weights[variable.op.name].astype(np.float32), session)
+        session.run([variable.assign(weights[variable.op.name].astype(np.float32))
+                     for variable in tf.trainable_variables()])
     return lambda face: session.run(share, {images: face[None]})[0, :, :, 0]
 
 

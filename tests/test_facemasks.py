@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from conftest import face_paths
 from extras.facemasks import GROWN, KINDS, draw_mask, find_mask
@@ -10,8 +10,7 @@ from extras.facemasks import GROWN, KINDS, draw_mask, find_mask
 
 def aligned(path, side=128):
     """A packaged face, [side,side,3] uint8, roughly with its eyes where an aligned face has them."""
-    face = Image.open(path).convert('RGB')
-    return np.asarray(face.resize((side, side), Image.BICUBIC, box=(-8, -8, 100, 100)))
+    return np.asarray(ImageOps.pad(Image.open(path), (side, side), Image.BICUBIC).convert('RGB'))
 
 
 def iou(one, other):
