@@ -6,9 +6,9 @@ The finder is a small U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505
 masks drawn on them (as Din et al. 2020, https://doi.org/10.1109/ACCESS.2020.2977386) and from faces without.
 Aligned: the eyes at EYES, as FFHQ's crops. Pictures are NHWC uint8 RGB; mask = 1 where the face mask is.
 """
+import argparse
 import functools
 import os
-import sys
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ WIDTHS = (8, 16, 32, 48)             # channels of the finder's stages, the firs
 STEPS, BATCH, RATE = 2500, 16, 2e-3   # of its training
 DRAWN = 2                             # masks drawn on each of its training faces; once each comes without
 CLOSED, GROWN = 5, 3                  # pixels of SIDE: gaps so wide are closed, then the hole is grown
+CERTAIN = .35                         # probability from which a pixel is face mask: rather too much than a strip left
 SMALLEST = .25                        # of the polygon datamanager.LOWER: a hole that covers less of it is no face mask
 
 # The right half of each shape's outline, nose to chin: (x from the middle, y), as shares of width and height.
@@ -289,7 +290,9 @@ def learn(faces, path, kinds=KINDS, steps=STEPS, seed=0):
                 mean += .02 * (value - mean)
                 bar.set_postfix_str('loss %.4f' % mean, refresh=False)
             weights = {v.op.name: session.run(v).astype(np.float16) for v in tf.trainable_variables()}
-    np.savez_compressed(path, **weights)
+    with open(path + '.part', 'wb') as file:  # whole, or not at all
+        np.savez_compressed(file, **weights)
+    os.replace(path + '.part', path)
 
 
 # ----------------------------------------------------------------------------------------------------- finding
@@ -314,7 +317,7 @@ def find_mask(face, path=WEIGHTS):
     """
     height, width = face.shape[:2]
     share = _ready(path)(cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    hole = cv2.morphologyEx(np.uint8(share > .5), cv2.MORPH_CLOSE, _disc(CLOSED))
+    hole = cv2.morphologyEx(np.uint8(share > CERTAIN), cv2.MORPH_CLOSE, _disc(CLOSED))
     _, parts, _, _ = cv2.connectedComponentsWithStats(hole)
     lower = datamanager.lower_mask(SIDE, SIDE)[:, :, 0]
     covered = np.bincount(parts[(lower * hole) > 0], minlength=1)
@@ -330,9 +333,11 @@ def _disc(pixels):
 
 
 def load_faces(folder):
-    """[N,SIDE,SIDE,3] uint8: the aligned faces of a folder. Raises DataError where one cannot be read."""
-    paths = [os.path.join(folder, name) for name in datamanager.find_files(folder) if datamanager.named_like_image(name)]
-    return np.array([datamanager.load_image(path, SIDE, SIDE, 3) for path in paths])
+    """[N,SIDE,SIDE,3] uint8: the aligned faces of a folder. Raises DataError where there are none or one is broken."""
+    names = [name for name in datamanager.find_files(folder) if datamanager.named_like_image(name)]
+    if len(names) < 2:
+        raise datamanager.DataError('%s: fewer than two images: give a folder of faces' % datamanager.shown(folder))
+    return np.array([datamanager.load_image(os.path.join(folder, name), SIDE, SIDE, 3) for name in names])
 
 
 def split(faces):
@@ -341,6 +346,17 @@ def split(faces):
     return faces[~test], faces[test]
 
 
-if __name__ == '__main__':
+def main():
+    """Learn anew, from nine tenths of a folder's faces, the weights that find_mask uses."""
+    parser = argparse.ArgumentParser(prog='python -m extras.facemasks', description='Learn to find face masks.')
+    parser.add_argument('folder', help='aligned faces without face masks')
+    tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
-    learn(split(load_faces(sys.argv[1]))[0], WEIGHTS)
+    try:
+        learn(split(load_faces(parser.parse_args().folder))[0], WEIGHTS)
+    except datamanager.DataError as error:
+        parser.exit(2, '%s\n' % error)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,8 +1,8 @@
 """How well face masks are found: on faces that the finder never saw, with masks drawn on, and on faces without.
 
-    python tests/benchmarks/facemasks.py            the shipped finder, on masks of the kinds that it learnt from
-    python tests/benchmarks/facemasks.py --held-out learns one from surgical, cloth and black masks only: then FFP2 masks
-                                                    and patterns are kinds that it never saw (minutes)
+    python tests/benchmarks/facemasks.py            the shipped finder
+    python tests/benchmarks/facemasks.py --held-out first learns one from surgical, cloth and black masks only: FFP2
+                                                    masks and patterns are kinds that it never saw (minutes)
 
 IoU: of the hole and the true mask grown by as much. Missed: share of the true mask that the hole leaves. Too much: what
 the hole covers beyond twice the growth, relative to the true mask. Not found: masked faces taken for unmasked. False
