@@ -17,7 +17,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own 
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from datamanager import DataError, Dataset, Photos, shown
+import numpy as np
+
+from datamanager import MASKS, DataError, Dataset, Photos, shown
 
 
 def number(kind, low, high):
@@ -53,13 +55,16 @@ def parse(arguments=None):
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
         help='pixels of the pictures (default: 128, the packaged faces 112x92)')
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
-        help='what is hidden: center, random, lower (as a face mask does), or FILE.png, white = hole (default: center)')
+        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), FILE.png '
+        '(white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one (default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
+    add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
+        'differently each time, 0 to 1: pays in long trainings')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
@@ -93,8 +98,7 @@ def announce(options, dataset, network, batch):
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
-        (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
+    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -126,16 +130,17 @@ def main(options):
     tf.disable_v2_behavior()
     import neuralnet
     import tf_process
+    from extras import machines
 
     using = options.test_only or options.restore
-    cluster = tf_process.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
     try:
         for folder in (options.checkpoints, options.results):
             tf_process.writable(folder)
         tf.set_random_seed(options.seed)
-        with tf_process.locked(options.checkpoints), tf.device(cluster.placement):
+        with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process)
             else:
@@ -150,22 +155,23 @@ def train(options, neuralnet, tf_process, cluster):
     if not options.restart:
         tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
     dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
-                      options.seed, options.cache)
+                      options.seed, options.cache, vary=options.vary)
     report_skipped(dataset)
-    if options.restart:
-        tf_process.clear(options.checkpoints, options.results)
-    tf_process.check_config(options.checkpoints, {
-        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
-        'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
-        'training faces': len(dataset.train)}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
-    announce(options, dataset, network, batch)
+    with tf_process.locked(options.checkpoints):
+        if options.restart:
+            tf_process.clear(options.checkpoints, options.results)
+        tf_process.check_config(options.checkpoints, {
+            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
+            'training faces': len(dataset.train)}, fresh=True)
+        network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
+        announce(options, dataset, network, batch)
 
-    def work(session):
-        tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, batch, options.lr, options.profile)
-        tf_process.test(session, network, dataset, options.results)
-    cluster.run(work)
+        def work(session):
+            tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                                options.epoch, batch, options.lr, options.profile)
+            tf_process.test(session, network, dataset, options.results)
+        cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
@@ -175,7 +181,7 @@ def use(options, neuralnet, tf_process):
     kept = tf_process.read_config(options.checkpoints)
     if kept is None:
         raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
-    trained = kept['mask'] if kept['mask'] != 'random' or not options.restore else 'center'
+    trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
     if options.restore:
@@ -184,15 +190,16 @@ def use(options, neuralnet, tf_process):
         source = Dataset(options.data, options.size or shape[:2], mask, options.seed, options.cache, training=False)
         shape, what = source.shape, 'faces'
         report_skipped(source)
-    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
-                            fresh=False)
-    if mask != kept['mask']:
-        print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
-    # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, source.hole, adv_weight=0)
-    with tf_process.open_session() as session:
-        tf_process.load_trained(session, options.checkpoints)
-        (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
+    with tf_process.locked(options.checkpoints):
+        tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2]), 'channels': shape[2]},
+                                fresh=False)
+        if mask != kept['mask']:
+            print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+        # Without a discriminator: it plays no part, and the window it was trained on may be another.
+        network = neuralnet.ContextEncoder(shape, adv_weight=0)
+        with tf_process.open_session() as session:
+            tf_process.load_trained(session, options.checkpoints)
+            (tf_process.restore if options.restore else tf_process.test)(session, network, source, options.results)
 
 
 def front_door(arguments=None):
@@ -202,7 +209,8 @@ def front_door(arguments=None):
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
-    sys.stdout.reconfigure(line_buffering=True)  # each line at once, into a file or a pipe too
+    # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
     try:
         main(options)
     except KeyboardInterrupt:

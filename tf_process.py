@@ -1,9 +1,9 @@
 """What happens in a session: the training loop, the test, restoring photos, and the pictures and tables they leave.
 
-It is handed a dataset and a network. Every file is written beside itself and renamed, so that no reader sees half.
+It is handed a dataset and a network. Every file is written beside itself, synced and renamed: no reader sees half of
+it, and no power loss leaves half.
 """
 import csv
-import fcntl
 import glob
 import itertools
 import json
@@ -11,9 +11,7 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,14 +22,16 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import tensorflow.compat.v1 as tf
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
 
-
 LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
        'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
+SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
@@ -39,9 +39,8 @@ PHOTO_BATCH = 8  # photos held in memory at full size
 TILE = 192       # pixels a side of a photo on the sheet of restorations
 UNKNOWNS = 10 ** 5  # pixels at most that a seam is solved for; larger holes on a coarser grid
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
+QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
-NOT_FINITE = ('the loss is no longer finite (epoch %d, step %d): the last good checkpoint is kept; begin anew with '
-              '--restart and a smaller --lr')
 LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError  # another machine of a cluster
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
 
@@ -58,73 +57,205 @@ class Interrupted(Exception):
         self.signal = number
 
 
-# ------------------------------------------------------------------------------------------------------ files
+# ---------------------------------------------------------------------------------------------------- training
 
-def remove(path):
-    """Remove a file, or a folder with what is in it, where there is one."""
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    elif os.path.exists(path):
-        os.remove(path)
+def training(session, network, dataset, checkpoints, results,
+             epochs=20,            # passes over the training part
+             batch=4,              # faces a step
+             learning_rate=3e-4,   # the generator's at the start; falls along half a cosine
+             profile=False):       # write results/trace.json
+    """Train from the newest checkpoint, if any, to the end of the last epoch.
+
+    Raises RunError where a loss stops being finite or nothing can be saved, Interrupted on SIGINT and SIGTERM.
+    """
+    os.makedirs(os.path.join(results, 'training'), exist_ok=True)
+    steps = dataset.steps(batch)
+    step, before = resume(session, network, checkpoints)
+    if step >= steps * epochs:
+        print('trained for %d epochs already: nothing to train; --restart begins anew' % (step // steps))
+        return
+    if step:
+        print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
+    rows, began = read_log(os.path.join(results, 'loss.csv'), step), time.time() - before
+    run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
+    with signals() as caught, tf.summary.FileWriter(os.path.join(results, 'tensorboard')) as writer:
+        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
+        for epoch in range(step // steps, epochs):
+            if step == steps * epoch:
+                network.totals.load(np.zeros(network.totals.shape.as_list()), session)
+            step, speed = train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caught)
+            if step == steps * (epoch + 1):
+                metrics, grid = test_epoch(session, network, dataset)
+                check_finite(metrics[0], epoch, step - steps * epoch)
+                totals = session.run(network.totals)
+                rows.append([epoch + 1, step, round(time.time() - began, 2), round(speed, 2)] + [
+                    float('%.6g' % value) for value in list(totals[:-1] / totals[-1]) + list(metrics)])
+                record(results, rows, grid, writer)
+            save_model(session, network, checkpoints, time.time() - began)
+            if caught:
+                raise Interrupted(caught[0])
+
+
+def train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caught):
+    """Train to the end of the epoch that `step` lies in, or of the step in which a signal is caught.
+
+    run: session.run, or what traces it. Returns (the step it ended before, images a second).
+    """
+    steps = dataset.steps(batch)
+    epoch, first = divmod(step, steps)
+    title, seen = 'epoch %d/%d' % (epoch + 1, epochs), 0
+    started = said = time.time()
+    with tqdm(dataset.epoch(epoch, batch, first), title, steps, initial=first, miniters=1, leave=False, bar_format=BAR,
+              disable=None) as bar:
+        for images, mask in bar:
+            losses, _ = run([network.losses, network.update], {
+                network.images: images, network.mask: mask,
+                network.learning_rate: cosine(learning_rate, step, steps * epochs)})
+            step, seen = step + 1, seen + len(images)
+            check_finite(losses, epoch, step - steps * epoch)
+            speed = seen / (time.time() - started)
+            state = 'rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (speed,))
+            bar.set_postfix_str(state, refresh=False)
+            if bar.disable and time.time() - said > QUIET:
+                said = time.time()
+                print('%s, %d/%d, %s' % (title, step - steps * epoch, steps, state))
+            if caught:
+                break
+    return step, speed
+
+
+def record(results, rows, grid, writer):
+    """Leave what an epoch leaves: the loss log, with `rows` as LOG names them, its drawing, the grid; and print it."""
+    epoch, step = rows[-1][:2]
+    write_csv(os.path.join(results, 'loss.csv'), LOG, rows)
+    plot_log(os.path.join(results, 'loss.png'), rows)
+    write_png(os.path.join(results, 'training', '%08d.png' % epoch), grid)
+    summarize(writer, step, list(zip(LOG, rows[-1]))[4:], grid)
+    print('epoch %(epoch)d: training error %(loss_rec).2f, test error %(test_error).2f, PSNR %(test_psnr).2f, '
+          'SSIM %(test_ssim).4f, %(images_per_second).1f images/s' % dict(zip(LOG, rows[-1])))
+
+
+def cosine(learning_rate, step, steps):
+    """The learning rate at `step` of `steps`, falling along half a cosine (Loshchilov & Hutter 2017).
+
+    To a third, not to zero: the weights go on moving, and their average lies where the error on new faces is lower
+    (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
+    """
+    return learning_rate * (2 + np.cos(np.pi * min(step / steps, 1))) / 3
+
+
+def check_finite(values, epoch, step):
+    """RunError where a number has become infinite or none."""
+    if not np.isfinite(values).all():
+        raise RunError('the loss is no longer finite (epoch %d, step %d): the last good checkpoint is kept; begin anew '
+                       'with --restart and a smaller --lr' % (epoch + 1, step))
 
 
 @contextmanager
-def replacing(path):
-    """Yield a name beside `path` to write a file or folder to: renamed to `path` when whole, removed when not.
+def signals():
+    """Yield a list that gets the number of the first SIGINT or SIGTERM; a second one ends the program at once."""
+    caught = []
 
-    RunError where it cannot be written.
+    def remember(number, frame):
+        caught.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    before = {each: signal.signal(each, remember) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def traced(session, path, calls=range(5, 8)):
+    """session.run, of which the calls of these numbers are recorded in a Chrome trace (open in chrome://tracing)."""
+    number, events = itertools.count(), []
+
+    def run(fetches, feed):
+        if next(number) not in calls:
+            return session.run(fetches, feed)
+        metadata = tf.RunMetadata()
+        values = session.run(fetches, feed, tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), metadata)
+        events.extend(json.loads(Timeline(metadata.step_stats).generate_chrome_trace_format())['traceEvents'])
+        with replacing(path) as part, open(part, 'w') as file:
+            json.dump({'traceEvents': events}, file)
+        return values
+    return run
+
+
+# ----------------------------------------------------------------------------------------------------- testing
+
+def evaluate(session, network, dataset):
+    """Yield (row numbers, images uint8, mask, restored uint8, metrics [n,3]) over the test part, in batches."""
+    for rows, mask in dataset.tests(TEST_BATCH):
+        images = dataset.images(rows)
+        restored = session.run(network.restored, {network.images: images, network.mask: mask})
+        yield rows, images, mask, to_bytes(restored), measure(images, restored, mask)
+
+
+def measure(images, restored, mask):
+    """METRICS, [N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
+
+    images: [N,H,W,C] uint8; restored: the same in [0, 1], equal outside the hole of mask, [H,W,1].
+    SSIM: Wang et al. 2004, Gaussian window of 11 pixels and deviation 1.5.
     """
-    part = path + '.part'
-    remove(part)  # of a killed run
-    try:
-        yield part
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        os.replace(part, path)
-    except BaseException as error:
-        remove(part)
-        if isinstance(error, OSError):
-            raise RunError('%s: cannot be written (%s): free space, then give the same command again' % (
-                path, error.strerror or error))
-        raise
+    whole, (rows, columns) = mask.shape[:2], np.nonzero(mask[:, :, 0])
+    # All else has no error and a similarity of 1, and costs much to look at.
+    near = tuple(slice(max(x.min() - SSIM_SIDE + 1, 0), x.max() + SSIM_SIDE) for x in (rows, columns))
+    true, restored = images[(slice(None),) + near] / np.float32(255), restored[(slice(None),) + near]
+    error = ((true - restored) ** 2).sum((1, 2, 3))
+    psnr = -10 * np.log10(error / (mask.sum() * images.shape[3]))
+    inner, radius = slice(SSIM_SIDE // 2, -(SSIM_SIDE // 2)), SSIM_SIDE // 2
+    mean = lambda x: gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)[:, inner, inner]
+    x, y = mean(true), mean(restored)
+    product, squares = mean(true * restored), mean(true ** 2 + restored ** 2)
+    similarity = (2 * x * y + 1e-4) * (2 * (product - x * y) + 9e-4) / (
+        (x ** 2 + y ** 2 + 1e-4) * (squares - x ** 2 - y ** 2 + 9e-4))
+    share = x.shape[1] * x.shape[2] / np.prod([side - 2. * radius for side in whole])
+    return np.stack([error, psnr, 1 + share * (similarity.mean((1, 2, 3)) - 1)], 1)
 
 
-def picture(image):
-    """A Pillow image of an [H,W,C] uint8 array, C 1 to 4, or uint16 one, C 1."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+def test_epoch(session, network, dataset):
+    """(mean metrics, grid [H,W,C] uint8 of the first faces) of the test part."""
+    metrics, tiles = [], {}
+    for rows, images, mask, restored, values in evaluate(session, network, dataset):
+        metrics += list(values)
+        tiles.update(first_faces(dataset, rows, panels(images, mask, restored)))
+    return np.mean(metrics, 0), sheet(tiles)
 
 
-def write_png(path, image, **options):
-    """Write an array, see `picture`, as a PNG; options as Pillow's PNG writer takes them."""
-    with replacing(path) as part:
-        picture(image).save(part, 'PNG', compress_level=1, **options)
+def first_faces(dataset, rows, faces):
+    """{row: face} of those among the first GRID of a test, which come in groups of one mask."""
+    shown = set(dataset.test[:GRID])
+    return {row: face for row, face in zip(rows, faces) if row in shown}
 
 
-def write_csv(path, header, rows):
-    """Write a table: the header's names and the rows' values."""
-    with replacing(path) as part, open(part, 'w', newline='', errors='surrogateescape') as file:  # any file name
-        csv.writer(file).writerows([header] + list(rows))
-
-
-def read_log(path, iteration):
-    """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline='') as file:
-        rows = list(csv.reader(file))[1:]
-    return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
-
-
-def writable(folder):
-    """Make `folder`, or RunError where nothing can be written into it."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        part = os.path.join(folder, '.writable.part')
-        with open(part, 'w'):
-            pass
-        os.remove(part)
-    except OSError as error:
-        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+def test(session, network, dataset, results):
+    """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
+    table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
+    with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        os.makedirs(folder)
+        for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
+                                                          len(dataset.tests(TEST_BATCH)), leave=False,
+                                                          disable=None):
+            list(writing)  # waits for the batch before, written while this one was computed
+            faces = panels(images, mask, restored, difference=False)
+            names = [dataset.names[row] for row in rows]
+            table.update((row, [name] + ['%.6g' % value for value in values])
+                         for row, name, values in zip(rows, names, metrics))
+            first = first_faces(dataset, rows, faces)
+            tiles.update(first)
+            if first and len(tiles) == min(GRID, len(dataset.test)):  # full; begun early: it keeps one core busy for long
+                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(tiles))
+            writing = pool.map(save_png, [os.path.join(folder, name + '.png') for name in names], faces)
+        list(writing)
+        grid.result()
+    table = [table[row] for row in dataset.test]
+    write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
+    means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
+    print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
+    return means
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
@@ -132,17 +263,12 @@ def writable(folder):
 @contextmanager
 def locked(checkpoints):
     """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
-    folder = os.open(checkpoints, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder)
+        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
+            yield
+    except Timeout:
         raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
             checkpoints))
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def read_config(checkpoints):
@@ -221,6 +347,14 @@ def restore_model(session, checkpoints):
     return False
 
 
+def resume(session, network, checkpoints):
+    """Load the newest whole model, if any, into the session: (steps, seconds) that it was trained for."""
+    remove_unfinished(checkpoints)
+    restore_model(session, checkpoints)
+    saver().recover_last_checkpoints(models(checkpoints))
+    return session.run([network.step, network.seconds])
+
+
 def load_trained(session, checkpoints):
     """Load the newest whole model into the session, or RunError where none has been trained."""
     if not restore_model(session, checkpoints):
@@ -228,15 +362,21 @@ def load_trained(session, checkpoints):
 
 
 def save_model(session, network, checkpoints, seconds):
-    """Save the session's weights and state as model-STEP."""
+    """Save the session's weights and state as model-STEP; it is on the disk when this returns.
+
+    Meanwhile the two saved before are there: `restore_model` falls back to them where a power loss damages this one.
+    """
     network.seconds.load(seconds, session)
     try:
-        saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step), write_meta_graph=False)
+        path = saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step),
+                            write_meta_graph=False)
+        sync(*(glob.glob(glob.escape(path) + '.*') + [os.path.join(checkpoints, 'checkpoint'), checkpoints]))
     except LOST:
         raise
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
         remove_unfinished(checkpoints)
-        lines = error.message.split('\n')  # TensorFlow 2 says where in the graph first, and why further down
+        # TensorFlow 2 says where in the graph first, and why further down.
+        lines = getattr(error, 'message', str(error)).split('\n')
         reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, reason.strip()))
@@ -252,158 +392,6 @@ def open_session(target=''):
     session = tf.Session(target, config=session_config())
     session.run(tf.global_variables_initializer())
     return session
-
-
-# ----------------------------------------------------------------------------------------------------- machines
-
-class Cluster:
-    """This process's part among the machines of TF_CONFIG, the variable that TFJob and the cloud trainers set.
-
-    text: its value, {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task": {"type": .., "index": ..}}
-          with addresses HOST:PORT; without a chief, worker 0 is. None: this machine alone.
-
-    Training is synchronous, by in-graph replication: the chief alone runs the loop, on one graph that spans all. The
-    weights live on the parameter servers ('ps'); chief and workers each compute the gradients of their share of every
-    batch. So every machine but the chief only serves, needs no data, and may be lost and come back.
-
-    Attributes: chief, whether this process runs the loop; devices, those that train, and placement, for all else, as
-    ContextEncoder and tf.device take them. Raises RunError where TF_CONFIG is wrong or the port is taken.
-    """
-
-    def __init__(self, text=None):
-        self.chief, self.devices, self.placement, self._target, self._addresses = True, [None], None, '', {}
-        if not text:
-            return
-        jobs, self._me = self._read(text)
-        self._addresses = {(job, index): address for job in jobs for index, address in enumerate(jobs[job])}
-        trainers = [task for job in ('chief', 'worker') for task in sorted(self._addresses) if task[0] == job]
-        self.chief = self._me == trainers[0]
-        self.devices = [tf.train.replica_device_setter(cluster=jobs, worker_device=self._device(task))
-                        for task in trainers]
-        self.placement = self.devices[0]
-        try:
-            with socket.socket() as probe:  # TensorFlow would say more than a user can read
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(('', int(self._addresses[self._me].rsplit(':', 1)[1])))
-            self._server = tf.train.Server(tf.train.ClusterSpec(jobs), *self._me, config=session_config())
-        except (OSError, OverflowError, tf.errors.OpError):
-            raise RunError('%s: the port cannot be opened, another program may be using it: name another in '
-                           'TF_CONFIG' % self._addresses[self._me])
-        self._target = self._server.target
-
-    @staticmethod
-    def _read(text):
-        """({job: [addresses]}, (job, index)) of TF_CONFIG."""
-        wrong = ('TF_CONFIG: %s: give {"cluster": {"chief": ["HOST:PORT"], "worker": [..], "ps": [..]}, '
-                 '"task": {"type": "ps", "index": 0}}')
-        try:
-            config = json.loads(text)
-            jobs = {job: [str(address) for address in addresses]
-                    for job, addresses in config['cluster'].items() if addresses}
-            task = config['task']['type'], int(config['task'].get('index', 0))
-        except ValueError:
-            raise RunError(wrong % 'not JSON')
-        except (KeyError, TypeError, AttributeError):
-            raise RunError(wrong % '"cluster" or "task" is missing or no such thing')
-        for problem, found in (
-                ('"ps" is missing from the cluster', 'ps' not in jobs),
-                ('neither "chief" nor "worker" is in the cluster', not {'chief', 'worker'} & set(jobs)),
-                ('jobs other than chief, worker and ps', set(jobs) - {'chief', 'worker', 'ps'}),
-                ('an address is not HOST:PORT', not all(
-                    re.match(r'.+:\d{1,5}$', address) for addresses in jobs.values() for address in addresses)),
-                ('there is no task %s %d in the cluster' % task, not 0 <= task[1] < len(jobs.get(task[0], ())))):
-            if found:
-                raise RunError(wrong % problem)
-        return jobs, task
-
-    @staticmethod
-    def _device(task):
-        return '/job:%s/task:%d' % task
-
-    def _named(self, task):
-        return '%s %d at %s' % (task + (self._addresses[task],))
-
-    def _lost(self):
-        """The tasks, sorted, that do not answer at their address."""
-        lost = []
-        for task, address in sorted(self._addresses.items()):
-            try:
-                socket.create_connection(address.rsplit(':', 1), timeout=5).close()
-            except OSError:
-                lost.append(task)
-        return lost
-
-    def _finished(self, task):
-        """The queue on a task's machine that tells it, by an element, that the chief has finished."""
-        with tf.device(self._device(task)):
-            return tf.FIFOQueue(1, tf.int32, shared_name='finished')
-
-    def serve(self):
-        """Compute, or keep weights, for the chief; ends this process when the chief has finished."""
-        for number in (signal.SIGINT, signal.SIGTERM):  # Python's handlers would wait for the chief, too
-            signal.signal(number, signal.SIG_DFL)
-        name = self._named(self._me)
-        print(name + ' serves until the chief has finished')
-        with tf.Session(self._target, config=session_config(self._device(self._me))) as session:
-            session.run(self._finished(self._me).dequeue())
-            print(name + ': the chief has finished')
-            time.sleep(1)  # while the chief is still being answered
-            sys.stdout.flush()
-            os._exit(0)    # TensorFlow's servers cannot be closed
-
-    def _watch(self):
-        """Say when a machine is lost; end the job where it kept weights.
-
-        In a thread: session.run waits for some of them for ever.
-        """
-        before = []
-        while True:
-            time.sleep(1)
-            lost = self._lost()
-            for task in lost:
-                name = self._named(task)
-                if task[0] == 'ps' and task in before:  # twice in a row
-                    print('error: the parameter server %s is lost: start all processes again with the same commands, '
-                          'they go on from the newest checkpoint' % name, file=sys.stderr, flush=True)
-                    self.release()
-                    os._exit(2)
-                if task not in before:
-                    print('%s is lost: waiting for it to come back' % name)
-            before = lost
-
-    def run(self, work):
-        """work(session), and again each time that a machine was lost meanwhile, from the newest checkpoint."""
-        if self._addresses:
-            waited = 0
-            while self._lost():
-                if waited == 3:
-                    print('waiting for ' + ', '.join(self._named(task) for task in self._lost()))
-                waited += 1
-                time.sleep(1)
-            threading.Thread(target=self._watch, daemon=True).start()
-        while True:
-            try:
-                with open_session(self._target) as session:
-                    return work(session)
-            except LOST:
-                if not self._addresses:
-                    raise
-                while self._lost():
-                    time.sleep(1)
-                print('all machines are there: going on from the newest checkpoint')
-
-    def release(self):
-        """Tell all others that the chief has finished."""
-        if self._addresses and self.chief:
-            there = [task for task in sorted(set(self._addresses) - set(self._lost())) if task != self._me]
-            with tf.Graph().as_default():
-                finish = [self._finished(task).enqueue(0) for task in there]
-                filters = [self._device(task) for task in there + [self._me]]
-                session = tf.Session(self._target, config=session_config(*filters))
-                try:
-                    session.run(finish, options=tf.RunOptions(timeout_in_ms=5000))
-                except tf.errors.OpError:  # they may end before they have answered
-                    pass
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
@@ -427,8 +415,8 @@ def panels(images, mask, restored, difference=True):
 
 
 def sheet(tiles):
-    """One picture, [H,W,C], of up to GRID tiles, [N,h,w,C], GRID_BREADTH beside each other, a white line between."""
-    tiles = np.pad(tiles[:GRID], [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
+    """One picture, [H,W,C], of {number: tile [h,w,C]} in that order, GRID_BREADTH beside each other, white between."""
+    tiles = np.pad(np.array([tiles[number] for number in sorted(tiles)]), [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
     lines = [tiles[i:i + GRID_BREADTH] for i in range(0, len(tiles), GRID_BREADTH)]
     breadth = min(len(tiles), GRID_BREADTH)
     lines = [np.concatenate(list(line) + [np.full_like(line[0], 255)] * (breadth - len(line)), 1) for line in lines]
@@ -535,153 +523,100 @@ def summarize(writer, step, scalars, image):
     writer.flush()
 
 
-# -------------------------------------------------------------------------------------------------------- loops
+# ------------------------------------------------------------------------------------------------------ files
 
-def evaluate(session, network, dataset):
-    """Yield (row numbers, images uint8, restored uint8, metrics [n,3]) over the test part, in batches."""
-    for first in range(0, len(dataset.test), TEST_BATCH):
-        rows = dataset.test[first:first + TEST_BATCH]
-        images = dataset.images(rows)
-        restored, metrics = session.run([network.restored, network.metrics],
-                                        {network.images: images, network.mask: dataset.test_mask})
-        yield rows, images, to_bytes(restored), metrics
+def remove(path):
+    """Remove a file, or a folder with what is in it, where there is one."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
 
 
-def cosine(learning_rate, step, steps):
-    """The learning rate at `step` of `steps`, falling along half a cosine (Loshchilov & Hutter 2017).
-
-    To a third, not to zero: the weights go on moving, and their average lies where the error on new faces is lower
-    (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
-    """
-    return learning_rate * (2 + np.cos(np.pi * min(step / steps, 1))) / 3
+def sync(*paths):
+    """Return when each file is on the disk with its content, each folder with its list of names."""
+    for path in paths:
+        folder = os.path.isdir(path)
+        try:
+            opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+        except OSError:  # Windows opens no folders, and some file systems sync none
+            if not folder:
+                raise
 
 
 @contextmanager
-def signals():
-    """Yield a list that gets the number of the first SIGINT or SIGTERM; a second one ends the program at once."""
-    caught = []
+def replacing(path):
+    """Yield a name beside `path` to write a file, or a folder of synced files, to: renamed to `path` when it is whole
+    and on the disk, removed when not.
 
-    def remember(number, frame):
-        caught.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    before = {each: signal.signal(each, remember) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def traced(session, path, calls=range(5, 8)):
-    """session.run, of which the calls of these numbers are recorded in a Chrome trace (open in chrome://tracing)."""
-    number, events = itertools.count(), []
-
-    def run(fetches, feed):
-        if next(number) not in calls:
-            return session.run(fetches, feed)
-        metadata = tf.RunMetadata()
-        values = session.run(fetches, feed, tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), metadata)
-        events.extend(json.loads(Timeline(metadata.step_stats).generate_chrome_trace_format())['traceEvents'])
-        with replacing(path) as part, open(part, 'w') as file:
-            json.dump({'traceEvents': events}, file)
-        return values
-    return run
-
-
-def training(session, network, dataset, checkpoints, results,
-             epochs=20,            # passes over the training part
-             batch=4,              # faces a step
-             learning_rate=3e-4,   # the generator's at the start; falls along half a cosine
-             profile=False):       # write results/trace.json
-    """Train from the newest checkpoint, if any, to the end of the last epoch.
-
-    Raises RunError where a loss stops being finite or nothing can be saved, Interrupted on SIGINT and SIGTERM.
+    RunError where it cannot be written.
     """
-    os.makedirs(os.path.join(results, 'training'), exist_ok=True)
-    log_path, steps = os.path.join(results, 'loss.csv'), dataset.steps(batch)
-    remove_unfinished(checkpoints)
-    restore_model(session, checkpoints)
-    saver().recover_last_checkpoints(models(checkpoints))
-    step, before = session.run([network.step, network.seconds])
-    if step >= steps * epochs:
-        print('trained for %d epochs already: nothing to train; --restart begins anew' % (step // steps))
-        return
-    if step:
-        print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
-    rows, began = read_log(log_path, step), time.time() - before
-    run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
-    writer = tf.summary.FileWriter(os.path.join(results, 'tensorboard'))
-    writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
-    with signals() as caught:
-        for epoch in range(step // steps, epochs):
-            first = step % steps
-            if not first:
-                network.totals.load(np.zeros(network.totals.shape.as_list()), session)
-            started, seen = time.time(), 0
-            with tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-                      miniters=1, leave=False, bar_format=BAR) as bar:
-                for images, mask in bar:
-                    losses, _ = run([network.losses, network.update], {
-                        network.images: images, network.mask: mask,
-                        network.learning_rate: cosine(learning_rate, step, steps * epochs)})
-                    step, seen = step + 1, seen + len(images)
-                    if not np.isfinite(losses).all():
-                        raise RunError(NOT_FINITE % (epoch + 1, step % steps))
-                    rate = seen / (time.time() - started)
-                    bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (rate,)),
-                                        refresh=False)
-                    if caught:
-                        save_model(session, network, checkpoints, time.time() - began)
-                        raise Interrupted(caught[0])
-            metrics, tiles = [], []
-            for _, images, restored, values in evaluate(session, network, dataset):
-                metrics += list(values)
-                tiles += list(panels(images, dataset.test_mask, restored)[:GRID - len(tiles)])
-            metrics = np.mean(metrics, 0)
-            if not np.isfinite(metrics[0]):
-                raise RunError(NOT_FINITE % (epoch + 1, step % steps))
-            totals = session.run(network.totals)
-            values = [epoch + 1, step, round(time.time() - began, 2), round(rate, 2)] + [
-                float('%.6g' % value) for value in list(totals[:-1] / totals[-1]) + list(metrics)]
-            rows.append(values)
-            write_csv(log_path, LOG, rows)
-            plot_log(os.path.join(results, 'loss.png'), rows)
-            grid = sheet(np.array(tiles))
-            write_png(os.path.join(results, 'training', '%08d.png' % (epoch + 1)), grid)
-            summarize(writer, step, list(zip(LOG, values))[4:], grid)
-            save_model(session, network, checkpoints, time.time() - began)
-            named = dict(zip(LOG, values))
-            print('epoch %(epoch)d: training error %(loss_rec).2f, test error %(test_error).2f, PSNR %(test_psnr).2f, '
-                  'SSIM %(test_ssim).4f, %(images_per_second).1f images/s' % named)
-            if caught:
-                raise Interrupted(caught[0])
-    writer.close()
+    part = path + '.part'
+    remove(part)  # of a killed run
+    try:
+        yield part
+        sync(part)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        os.replace(part, path)
+        sync(os.path.dirname(path) or '.')
+    except BaseException as error:
+        remove(part)
+        if isinstance(error, OSError):
+            raise RunError('%s: cannot be written (%s): free space, then give the same command again' % (
+                path, error.strerror or error))
+        raise
 
 
-def test(session, network, dataset, results):
-    """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, writing = [], [], []
-    with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        os.makedirs(folder)
-        for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
-                                                    -(-len(dataset.test) // TEST_BATCH), leave=False):
-            list(writing)  # waits for the batch before, written while this one was computed
-            faces = panels(images, dataset.test_mask, restored, difference=False)
-            names = [dataset.names[row] for row in rows]
-            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
-            files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
-            missing = min(GRID, len(dataset.test)) - len(tiles)
-            tiles += list(faces[:missing])
-            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
-            writing = pool.map(write_png, *zip(*files))
-        list(writing)
-    write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
-    means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
-    print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
-    return means
+def picture(image):
+    """A Pillow image of an [H,W,C] uint8 array, C 1 to 4, or uint16 one, C 1."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
+
+def save_png(path, image, **options):
+    """Write an array, see `picture`, as a PNG into a new folder, synced; options as Pillow's PNG writer takes them."""
+    picture(image).save(path, 'PNG', compress_level=1, **options)
+    sync(path)
+
+
+def write_png(path, image, **options):
+    """The same, beside itself and renamed."""
+    with replacing(path) as part:
+        save_png(part, image, **options)
+
+
+def write_csv(path, header, rows):
+    """Write a table: the header's names and the rows' values."""
+    with replacing(path) as part, open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        csv.writer(file).writerows([header] + list(rows))
+
+
+def read_log(path, iteration):
+    """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline='') as file:
+        rows = list(csv.reader(file))[1:]
+    return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
+
+
+def writable(folder):
+    """Make `folder`, or RunError where nothing can be written into it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        part = os.path.join(folder, '.writable.part')
+        with open(part, 'w'):
+            pass
+        os.remove(part)
+    except OSError as error:
+        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+
+
+# ------------------------------------------------------------------------------------------------------ photos
 
 def restore(session, network, photos, results):
     """Restore `photos` (see datamanager.Photos) with the session's model: results/restored/NAME.png, and a sheet.
@@ -723,7 +658,7 @@ def restore(session, network, photos, results):
     if waiting:
         finish()
     if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(np.array(tiles)))
+        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
     print('restored %d of %d photos: %s' % (len(photos) - failed, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))

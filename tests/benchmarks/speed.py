@@ -8,6 +8,7 @@ Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where
 import argparse
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -131,14 +132,17 @@ def worker(runtime, folder, *arguments):
 def first_step(runtime, folder, *arguments):
     """Seconds from the start of `python run.py` to its first finished step."""
     began = time.time()
+    terminal, end = pty.openpty()  # which shows a bar
     process = subprocess.Popen([common.python(runtime), os.path.join(common.ROOT, 'run.py')] + [str(a) for a in arguments],
-                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
-    seen = ''
-    while 'images/s' not in seen[-100:] and process.poll() is None:
-        seen += process.stderr.read(1)
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=end)
+    seen = b''
+    while b'images/s' not in seen[-100:] and process.poll() is None:
+        seen += os.read(terminal, 100)
     seconds = time.time() - began
     process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process.wait()
+    os.close(end)
+    os.close(terminal)
     return seconds
 
 

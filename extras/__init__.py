@@ -1,0 +1,1 @@
+"""What the original never had: a file for each capability."""
