@@ -324,8 +324,13 @@ def find_mask(face, path=WEIGHTS):
     if covered.max() < SMALLEST * lower.sum():
         return np.zeros((height, width, 1), np.uint8)
     outlines = cv2.findContours(np.uint8(parts == covered.argmax()), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
-    hole = cv2.dilate(cv2.drawContours(hole * 0, outlines, -1, 1, -1), _disc(2 * GROWN + 1))
+    hole = widen(cv2.drawContours(hole * 0, outlines, -1, 1, -1))
     return (cv2.resize(np.float32(hole), (width, height)) > .5).astype(np.uint8)[:, :, None]
+
+
+def widen(mask):
+    """A mask, [SIDE,SIDE] or [SIDE,SIDE,1] uint8, with GROWN pixels around it, so that no strip is left: [SIDE,SIDE]."""
+    return cv2.dilate(mask, _disc(2 * GROWN + 1))
 
 
 def _disc(pixels):

@@ -7,6 +7,7 @@ A source is what the files' names begin with, up to the first '_'. --train leave
 """
 import argparse
 import itertools
+import json
 import os
 import tempfile
 
@@ -15,10 +16,12 @@ from PIL import Image
 
 import common
 import judge
+from extras import facemasks
 
 MASKS = 'center,lower,free'
+WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
-PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 40), ('--epoch', 20))
+PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 40), ('--batch', 8, '--lr', 4e-4, '--epoch', 36))
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
@@ -37,16 +40,30 @@ def split(data, folder):
                        os.path.join(folder, 'test' if number % 10 == 9 else 'train', name))
 
 
-def train(options, faces):
+def worn_masks(folder):
+    """Write holes as --unmask finds them, PNGs, to train on."""
+    os.makedirs(folder)
+    random, face = np.random.RandomState(0), np.full((128, 128, 3), 128, np.uint8)
+    for number in range(WORN):
+        hole = facemasks.widen(facemasks.draw_mask(face, random)[1])
+        Image.fromarray(255 * hole).save(os.path.join(folder, '%03d.png' % number))
+
+
+def train(options, faces, worn):
     """Train in PHASES, each from the one before, and export the model."""
     last = 'none'
     for number, phase in enumerate(PHASES):
         folder = os.path.join(options.train, 'phase%d' % (number + 1))
         os.makedirs(folder, exist_ok=True)
-        common.program(folder, '--data', faces, '--mask', MASKS, '--vary', .6, '--init', last, *phase,
+        common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, '--vary', .6, '--init', last, *phase,
                        runtime=options.runtime)
         last = os.path.abspath(os.path.join(folder, 'checkpoints'))
     common.program(folder, '--export', os.path.abspath(os.path.join(options.train, 'model')), runtime=options.runtime)
+    path = os.path.join(options.train, 'model', 'config.json')
+    with open(path) as file:
+        config = dict(json.load(file), mask=MASKS, init='none')  # not the folders, which nobody else has
+    with open(path, 'w') as file:
+        json.dump(config, file, indent=1, sort_keys=True)
 
 
 def report(options, faces, folder):
@@ -80,7 +97,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         faces = os.path.join(folder, 'faces')
         split(options.data, faces)
-        (train(options, faces) if options.train else report(options, faces, folder))
+        if options.train:
+            worn = os.path.join(folder, 'worn')
+            worn_masks(worn)
+            train(options, faces, worn)
+        else:
+            report(options, faces, folder)
 
 
 if __name__ == '__main__':
