@@ -28,7 +28,7 @@ STEPS, BATCH, RATE = 2500, 16, 2e-3   # of its training
 DRAWN = 2                             # masks drawn on each of its training faces; once each comes without
 CLOSED, GROWN = 5, 3                  # pixels of SIDE: gaps so wide are closed, then the hole is grown
 CERTAIN = .35                         # probability from which a pixel is face mask: rather too much than a strip left
-SMALLEST = .25                        # of the polygon datamanager.LOWER: a hole that covers less of it is no face mask
+SMALLEST = .45                        # of the polygon datamanager.LOWER: a hole that covers less of it is no face mask
 
 # The right half of each shape's outline, nose to chin: (x from the middle, y), as shares of width and height.
 SHAPES = {

@@ -27,11 +27,11 @@ def test_a_drawn_mask_is_found(kind):
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GROWN + 1, 2 * GROWN + 1))
         scores.append(iou(hole, cv2.dilate(mask, disc)[:, :, None]))
         missed.append((mask > hole).sum() / mask.sum())
-    assert np.mean(scores) > .75 and np.mean(missed) < .1
+    assert np.mean(scores) > .68 and np.mean(missed) < .12
 
 
 def test_a_face_without_mask_has_no_hole():
-    assert np.mean([find_mask(aligned(path)).any() for path in face_paths()[::20]]) <= .1
+    assert not any(find_mask(aligned(path)).any() for path in face_paths()[::20])
 
 
 def test_the_size_of_the_picture_does_not_matter():
