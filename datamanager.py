@@ -450,10 +450,10 @@ def cached_images(folder, files, height, width, cache, align=None):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
-    times, of the shape and whether they are aligned, so that any change makes another. Written beside itself and
+    times, of the shape and the alignment, so that any change makes another. Written beside itself and
     renamed when whole; a second process waits for the first. align: see Dataset.
     """
-    kind = (os.path.realpath(folder), height, width) + (('aligned',) if align else ())
+    kind = (os.path.realpath(folder), height, width) + ((align.__name__,) if align else ())
     fingerprint = hashlib.sha256(repr(kind).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None

@@ -181,16 +181,18 @@ def train(options, neuralnet, tf_process, cluster):
     with tf_process.locked(options.checkpoints):
         if options.restart:
             tf_process.clear(options.checkpoints, options.results)
-        tf_process.check_config(options.checkpoints, {
+        settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'init': init, 'align': options.align, 'training faces': len(dataset.train)}, fresh=True)
+            'init': init, 'align': options.align, 'training faces': len(dataset.train)}
+        tf_process.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, dataset, network, batch)
 
         def work(session):
             if init != 'none' and not tf_process.models(options.checkpoints):
                 models.load(session, network, init)
+            tf_process.check_config(options.checkpoints, settings, fresh=True)  # kept now that nothing can be wrong
             tf_process.training(session, network, dataset, options.checkpoints, options.results,
                                 options.epoch, batch, options.lr, options.profile)
             tf_process.test(session, network, dataset, options.results)
@@ -204,7 +206,7 @@ def faces(options, size, mask, training=True):
     folder, people, align = options.data, False, None
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
-        folder, people = lfw.fetch(), True
+        folder, people, align = lfw.fetch(), True, lfw.middle
     if options.align:
         from extras.faces import align, detector
         detector()  # said before thousands of images are read, if it is missing

@@ -70,7 +70,7 @@ def _read(folder, names):
         try:
             reader = tf.train.load_checkpoint(path)
             return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
-        except (tf.errors.OpError, ValueError):
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError):  # TensorFlow 2 lets some of C++ through
             print('%s is damaged: trying the one before' % path)
     raise RunError('%s: no whole model is left there: begin anew with --restart, or name another folder' % folder)
 

@@ -157,6 +157,7 @@ def test_what_cannot_be_begun_from(trained, colour, colour_faces, tmp_path, argu
     assert 'Traceback' not in process.stderr
     for word in words:
         assert word in process.stderr
+    assert not (tmp_path / 'checkpoints' / 'config.json').exists()
 
 
 @pytest.fixture(scope='module')
