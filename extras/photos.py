@@ -33,7 +33,7 @@ def restore(session, network, photos, results):
     done, failed, tiles = 0, 0, []
     if photos.notice:
         print(photos.notice)
-    for photo in tqdm(photos, 'restoring', leave=False):
+    for photo in tqdm(photos, 'restoring', leave=False, disable=None):
         if not isinstance(photo, str) and os.path.realpath(photo.path) == os.path.realpath(
                 os.path.join(folder, photo.name + '.png')):
             photo = '%s: would be replaced by its own restoration: name another --results' % shown(photo.path)
@@ -51,7 +51,7 @@ def restore(session, network, photos, results):
         write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
         tiles += [_tiles(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
     if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(np.array(tiles)))
+        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
     print('restored %d of %d photos: %s' % (done, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))

@@ -26,6 +26,20 @@ def run(folder, *arguments, python=sys.executable):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
 
 
+def read_terminal(terminal, words=None):
+    """The bytes that come out of a pseudo-terminal, up to some words or to its end."""
+    seen = b''
+    try:
+        while words is None or words not in seen:
+            part = os.read(terminal, 400)
+            if not part:
+                break
+            seen += part
+    except OSError:  # the end, on Linux
+        pass
+    return seen
+
+
 @pytest.fixture(autouse=True)
 def graph():
     """Each test in a graph of its own."""

@@ -1,5 +1,6 @@
 """Kill the program at random moments until it is done; compare with an unbroken run. `make soak` does it at length."""
 import argparse
+import glob
 import io
 import os
 import random
@@ -17,8 +18,8 @@ sys.path.insert(0, ROOT)
 import datamanager
 
 COMMAND = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '3', '--batch', '8']
-PHASES = (('testing', b'testing:'), ('between epochs', b'epoch 1:'), ('steps', b'images/s'), ('before the first step', b'faces:'),
-          ('cache', b'reading'), ('start-up', b''))  # by what was printed last
+PHASES = (('testing', 'results/test.part'), ('saving', 'checkpoints/*temp*'), ('epochs', 'results/tensorboard/*'),
+          ('before the first step', 'checkpoints/lock'), ('cache', 'cache/*.part'))  # by what was written last
 
 
 def unbroken(folder):
@@ -32,6 +33,7 @@ def killed(folder, kills, longest, seed):
     """Run with `kills` SIGKILLs, each after up to `longest` seconds, then to the end; {phase: kills that hit it}."""
     chance, phases = random.Random(seed), {}
     for number in range(kills + 1):
+        began = time.time()
         with open(os.path.join(folder, 'log'), 'w+b') as log:
             process = subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=log)
             try:
@@ -40,9 +42,8 @@ def killed(folder, kills, longest, seed):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                log.seek(0)
-                said = log.read()
-                phase = max(PHASES, key=lambda each: said.rfind(each[1]) if each[1] else -.5)[0]
+                phase = next((name for name, pattern in PHASES if any(
+                    os.path.getmtime(path) > began for path in glob.glob(os.path.join(folder, pattern)))), 'start-up')
                 phases[phase] = phases.get(phase, 0) + 1
             else:
                 log.seek(0)

@@ -69,6 +69,51 @@ def test_two_runs_at_once_on_the_same_checkpoints(tmp_path):
     assert second.returncode == 2 and 'another run' in second.stderr and second.stderr.count('\n') == 1
 
 
+SYNCED = '''
+import os, sys
+sys.path.insert(0, %r)
+fsync, replace, log = os.fsync, os.replace, open('calls', 'w')
+
+def recorded_fsync(opened):
+    fsync(opened)
+    state = os.fstat(opened)
+    print('sync', state.st_ino, state.st_size, file=log, flush=True)
+
+def recorded_replace(part, path):
+    whole, folder = os.stat(part), os.stat(os.path.dirname(path))
+    print('replace', whole.st_ino, whole.st_size, folder.st_ino, file=log, flush=True)
+    replace(part, path)
+
+os.fsync, os.replace = recorded_fsync, recorded_replace
+import run
+sys.exit(run.front_door(sys.argv[1:]))
+''' % ROOT
+
+
+def test_what_a_run_leaves_is_on_the_disk_before_it_gets_its_name(tmp_path, colour_faces):
+    process = subprocess.run([sys.executable, '-c', SYNCED, '--data', str(colour_faces), '--size', '32', '--epoch', '1',
+                              '--batch', '36'], cwd=str(tmp_path), stderr=subprocess.PIPE, universal_newlines=True)
+    assert process.returncode == 0, process.stderr
+    calls = [line.split() for line in (tmp_path / 'calls').read_text().splitlines()]
+    synced = {tuple(call[1:]) for call in calls if call[0] == 'sync'}  # (inode, size)
+    replaced = [number for number, call in enumerate(calls) if call[0] == 'replace']
+    cache = str((tmp_path / 'cache').stat().st_ino)
+    for number in replaced:
+        _, inode, size, folder = calls[number]
+        assert ['sync', inode, size] in calls[:number]  # a file first, with all its bytes, then its folder
+        assert folder == cache or folder in [call[1] for call in calls[number + 1:] if call[0] == 'sync']
+    assert len(replaced) == 8  # cache, config.json, loss.csv, loss.png, the epoch's grid, test, test_grid.png, test.csv
+    for pattern in ('cache/*.npy', 'cache/*.json', 'checkpoints/model-1.*', 'checkpoints/checkpoint',
+                    'checkpoints/config.json', 'results/*.*', 'results/training/*', 'results/test/*'):
+        paths = list(tmp_path.glob(pattern))
+        assert paths, pattern
+        for path in paths:
+            assert (str(path.stat().st_ino), str(path.stat().st_size)) in synced, path
+    folders = [call[1] for call in calls if call[0] == 'sync']
+    model = max(folders.index(str(path.stat().st_ino)) for path in (tmp_path / 'checkpoints').glob('model-1.*'))
+    assert str((tmp_path / 'checkpoints').stat().st_ino) in folders[model + 1:]
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     options = ['--size', 32, '--batch', 64, '--checkpoints', 'model']
     assert run(tmp_path, '--epoch', 1, '--lr', 1, '--adv_weight', 0, *options).returncode in (0, 2)

@@ -1,18 +1,17 @@
 """The command line, run for real."""
 import csv
-import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, run
+from conftest import ROOT, read_terminal, run
 
 
 def table(path):
@@ -51,6 +50,12 @@ def test_console_is_clean_and_says_what_it_will_do(trained):
         assert noise not in process.stdout + process.stderr
 
 
+def test_a_log_has_a_line_an_epoch_and_no_bars(trained):
+    _, process = trained
+    assert not process.stderr and '\r' not in process.stdout
+    assert len([line for line in process.stdout.split('\n') if 'images/s' in line]) == 2
+
+
 def test_error_falls_over_real_training(tmp_path):
     process = run(tmp_path, '--size', 32, '--epoch', 5, '--batch', 8)
     assert process.returncode == 0, process.stderr
@@ -84,16 +89,14 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
     tmp_path, unbroken = [tmp_path_factory.mktemp(name) for name in ('killed', 'unbroken')]
     command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '4']
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   universal_newlines=True, bufsize=1)
-        seen = ''
-        while 'images/s' not in seen[-400:] and process.poll() is None:  # in the middle of an epoch
-            seen += process.stderr.read(1)
+        terminal, end = pty.openpty()  # which gets a bar
+        process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end)
+        os.close(end)
+        read_terminal(terminal, b'images/s')  # in the middle of an epoch
         process.send_signal(number)
-        out, err = process.communicate()
-        assert process.returncode == status, out + err
-        if status > 0:
-            assert 'same command' in err
+        assert process.wait() == status
+        assert (b'same command' in read_terminal(terminal)) == (status > 0)
+        os.close(terminal)
     process = run(tmp_path, *command[2:])
     assert process.returncode == 0 and 'going on' in process.stdout, process.stderr
     assert run(unbroken, *command[2:]).returncode == 0

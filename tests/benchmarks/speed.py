@@ -8,6 +8,7 @@ Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where
 import argparse
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def measure(data, size, batch):
     import tf_process
     dataset = datamanager.Dataset(data, (size, size))
     began = time.time()
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
     with tf_process.open_session() as session:
         figures['graph_seconds'] = time.time() - began
@@ -110,7 +111,7 @@ def load(data, size):
     ready = time.time()
     dataset = datamanager.Dataset(data, (size, size))
     figures = {'cache_seconds': time.time() - ready}
-    network = neuralnet.ContextEncoder(dataset.shape, dataset.hole)
+    network = neuralnet.ContextEncoder(dataset.shape)
     with tf_process.open_session() as session:
         for step, (images, mask) in zip(range(5), dataset.epoch(0, 8)):
             session.run(network.update, {network.images: images, network.mask: mask, network.learning_rate: 1e-4})
@@ -131,14 +132,17 @@ def worker(runtime, folder, *arguments):
 def first_step(runtime, folder, *arguments):
     """Seconds from the start of `python run.py` to its first finished step."""
     began = time.time()
+    terminal, end = pty.openpty()  # which shows a bar
     process = subprocess.Popen([common.python(runtime), os.path.join(common.ROOT, 'run.py')] + [str(a) for a in arguments],
-                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
-    seen = ''
-    while 'images/s' not in seen[-100:] and process.poll() is None:
-        seen += process.stderr.read(1)
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=end)
+    seen = b''
+    while b'images/s' not in seen[-100:] and process.poll() is None:
+        seen += os.read(terminal, 100)
     seconds = time.time() - began
     process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process.wait()
+    os.close(end)
+    os.close(terminal)
     return seconds
 
 

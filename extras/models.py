@@ -1,0 +1,127 @@
+"""Ways in and out of a model: the weights that a training begins from or a test uses, and the export of a model.
+
+An exported model is a TensorFlow SavedModel of the averaged generator alone, with the config.json of its training. Its
+variables are a TensorFlow checkpoint, so that this program can use it and begin from it, too.
+"""
+import json
+import os
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from tf_process import UNTRAINED, RunError, models, read_config, replacing
+
+SHIPPED = 'checkpoints/faces128'  # beside the program
+AVERAGE = '/ExponentialMovingAverage'
+SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the picture's size
+
+
+def locate(folder):
+    """`folder`, or the one of that name beside the program: the shipped model can be named from anywhere."""
+    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), folder)
+    return folder if os.path.isdir(folder) or not os.path.isdir(beside) else beside
+
+
+def exported(folder):
+    """Path of the exported model's weights, without extension, in a list; [] where there is none."""
+    path = os.path.join(folder, 'variables', 'variables')
+    return [path] if os.path.exists(path + '.index') else []
+
+
+def settings(folder):
+    """The settings, a dictionary, that the model in `folder` was trained with; None where there is no model."""
+    folder = locate(folder)
+    return read_config(folder) if models(folder) or exported(folder) else None
+
+
+def load(session, network, folder):
+    """Give the network the weights of the model in `folder`, a folder of checkpoints or an exported model.
+
+    The averaged generator becomes both the weights and their averages; the discriminator comes along where the model
+    has one that fits. A grey network may take a colour model's, see `grey`. Where the pictures' sizes differ, the
+    channel-wise layer stays as it was. Raises RunError where there is no whole model, or it is of another network.
+    """
+    config = settings(folder)
+    if config is None:
+        raise RunError(UNTRAINED % folder)
+    if config['channels'] < network.shape[2]:
+        raise RunError('%s: a model of grey faces cannot paint colours: give it grey ones' % folder)
+    same_size = list(network.shape[:2]) == config['size']
+    wanted = [(variable, variable.op.name + AVERAGE) for variable in network.generator_variables]
+    wanted += [(variable, variable.op.name) for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
+    wanted += [(variable, variable.op.name) for variable in network.discriminator_variables]
+    values = _read(folder, [name for _, name in wanted])
+    for variable, name in wanted:
+        shape, stays = variable.shape.as_list(), name.startswith(SIZED) and not same_size
+        value = grey(values[name], shape) if name in values else None
+        if value is not None and list(value.shape) == shape and not stays:
+            variable.load(value, session)
+        elif name.endswith(AVERAGE) and not stays:
+            raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
+    if not same_size:
+        print('its pictures were %dx%d, these are %dx%d: the channel-wise layer begins anew' % (
+            tuple(config['size']) + network.shape[:2]))
+
+
+def _read(folder, names):
+    """{name: array} of those of the names that the newest whole model in `folder` holds."""
+    folder = locate(folder)
+    for path in reversed(models(folder) or exported(folder)):
+        try:
+            reader = tf.train.load_checkpoint(path)
+            return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
+        except (tf.errors.OpError, ValueError):
+            print('%s is damaged: trying the one before' % path)
+    raise RunError('%s: no whole model is left there: begin anew with --restart, or name another folder' % folder)
+
+
+def grey(value, shape):
+    """A colour model's array for a grey network whose variable has `shape`; itself where that is its shape.
+
+    Of a grey picture the three colours are equal: their weights add up where they are read, and what is painted is the
+    mean of the three. A kernel, [k,k,I,O], reads axis 2 and paints axis 3.
+    """
+    if value.ndim == 4 and value.shape[2] == shape[2] + 2:
+        value = np.concatenate([value[:, :, :3].sum(2, keepdims=True), value[:, :, 3:]], 2)
+    if value.shape[-1:] == (3,) and shape[-1] == 1:
+        value = value.mean(-1, keepdims=True)
+    return value
+
+
+def export(session, network, folder, config):
+    """Write the session's averaged generator to `folder` as a SavedModel, with `config` beside it.
+
+    Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
+    [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
+    """
+    if os.path.exists(folder) and not os.path.exists(os.path.join(folder, 'saved_model.pb')) and (
+            not os.path.isdir(folder) or os.listdir(folder)):
+        raise RunError('%s: holds something else than an exported model: name another folder' % folder)
+    restored = tf.cast(255 * network.restored + .5, tf.uint8)  # as tf_process.to_bytes does it
+    nodes = tf.graph_util.extract_sub_graph(tf.get_default_graph().as_graph_def(), [restored.op.name])
+    for node in nodes.node:
+        for attribute in ('_class', '_gradient_op_type'):  # of placement and training
+            if attribute in node.attr:
+                del node.attr[attribute]
+    averages = {node.name: session.run(node.name + ':0') for node in nodes.node if node.op.startswith('Variable')}
+    used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in averages])
+    with tf.Graph().as_default(), tf.Session() as writing:
+        # TensorFlow 2 serves resource variables only, and the network's are of the older kind.
+        variables = {name: tf.get_variable(name, value.shape, use_resource=True) for name, value in averages.items()}
+        images, mask, restored = tf.import_graph_def(
+            used, {name + ':0': variable.read_value() for name, variable in variables.items()},
+            [tensor.name for tensor in (network.images, network.mask, restored)], name='network')
+        for name, variable in variables.items():
+            variable.load(averages[name], writing)
+        signature = tf.saved_model.predict_signature_def({'images': images, 'mask': mask}, {'restored': restored})
+        with replacing(folder) as part:
+            try:
+                builder = tf.saved_model.Builder(part)
+                builder.add_meta_graph_and_variables(writing, [tf.saved_model.SERVING], {
+                    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature}, strip_default_attrs=True)
+                builder.save()
+            except tf.errors.OpError as error:
+                raise RunError('%s: cannot be written (%s): free space, or name another folder' % (
+                    folder, error.message.split('\n')[0]))
+            with open(os.path.join(part, 'config.json'), 'w') as file:
+                json.dump(config, file, indent=1, sort_keys=True)

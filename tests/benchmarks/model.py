@@ -1,0 +1,87 @@
+"""The model that ships: trained again, and measured on the tenth of each source that it never saw.
+
+    python tests/benchmarks/model.py --data ../shared/faces/open --train DIR [--runtime tf1|tf2]    train it again
+    python tests/benchmarks/model.py --data ../shared/faces/open [--checkpoints DIR] [--sheet PNG]  docs/model.md's tables
+
+A source is what the files' names begin with, up to the first '_'. --train leaves DIR/model, as checkpoints/faces128 is.
+"""
+import argparse
+import itertools
+import os
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+import common
+import judge
+
+MASKS = 'center,lower,free'
+# Without the adversary first, which is faster and lets the learning rate be higher.
+PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 40), ('--epoch', 20))
+SHOWN = 10  # faces on the sheet: the worst, the best, and some between
+
+
+def source(name):
+    return name.split('_')[0]
+
+
+def split(data, folder):
+    """Link the images of `data` into folder/train and folder/test, every tenth of each source in the latter."""
+    names = sorted(name for name in os.listdir(data) if name.lower().endswith(('.jpg', '.png')))
+    for part in ('train', 'test'):
+        os.makedirs(os.path.join(folder, part))
+    for _, group in itertools.groupby(names, source):
+        for number, name in enumerate(group):
+            os.symlink(os.path.join(os.path.abspath(data), name),
+                       os.path.join(folder, 'test' if number % 10 == 9 else 'train', name))
+
+
+def train(options, faces):
+    """Train in PHASES, each from the one before, and export the model."""
+    last = 'none'
+    for number, phase in enumerate(PHASES):
+        folder = os.path.join(options.train, 'phase%d' % (number + 1))
+        os.makedirs(folder, exist_ok=True)
+        common.program(folder, '--data', faces, '--mask', MASKS, '--vary', .6, '--init', last, *phase,
+                       runtime=options.runtime)
+        last = os.path.abspath(os.path.join(folder, 'checkpoints'))
+    common.program(folder, '--export', os.path.abspath(os.path.join(options.train, 'model')), runtime=options.runtime)
+
+
+def report(options, faces, folder):
+    """Print a table for each mask, a row a source; draw the sheet of the centre mask."""
+    for mask in MASKS.split(','):
+        results = os.path.join(folder, mask)
+        common.program(folder, '--test_only', '--data', faces, '--mask', mask, '--results', results, '--checkpoints',
+                       os.path.abspath(options.checkpoints), runtime=options.runtime)
+        pictures = judge.triples(results)
+        sources = np.array([source(name) for name in sorted(os.listdir(os.path.join(results, 'test')))])
+        print('\nMask %s:\n\n%s' % (mask, common.table(['faces', 'number'] + judge.MEASURES, [])), flush=True)
+        for name in ['all'] + sorted(set(sources)):
+            chosen = [part[(sources == name) | (name == 'all')] for part in pictures]
+            print(common.row([name, len(chosen[0])] + judge.formatted(judge.measures(*chosen))), flush=True)
+        if options.sheet and mask == 'center':
+            error = ((pictures[0].astype(float) - pictures[2]) ** 2).sum((1, 2, 3))
+            ranks = np.argsort(-error)[np.unique(np.linspace(0, len(error) - 1, SHOWN).astype(int))]
+            lines = [np.concatenate(list(part[ranks]), 1) for part in pictures]
+            Image.fromarray(np.concatenate(lines, 0)).save(options.sheet)
+            print('\n%s: from the worst to the best of %d by error: true, hidden, restored' % (options.sheet, len(error)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--data', required=True)
+    parser.add_argument('--train', metavar='DIR')
+    parser.add_argument('--checkpoints', metavar='DIR', default=os.path.join(common.ROOT, 'checkpoints', 'faces128'))
+    parser.add_argument('--sheet', metavar='PNG')
+    parser.add_argument('--runtime', choices=('tf1', 'tf2'))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        faces = os.path.join(folder, 'faces')
+        split(options.data, faces)
+        (train(options, faces) if options.train else report(options, faces, folder))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,129 @@
+"""Masks of every kind: what they hide, that a test always shows the same, and what is said about wrong ones."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datamanager
+from conftest import run
+from datamanager import DataError, Dataset, Masks
+from test_run import table
+
+
+def rectangle(path, top, bottom, left, right, size=(64, 48)):
+    """Write a mask of one white rectangle."""
+    drawn = np.zeros(size, np.uint8)
+    drawn[top:bottom, left:right] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawn).save(str(path))
+
+
+def drawn(kind, size=(64, 48), number=60):
+    """[number,H,W,1]: the masks of training steps."""
+    masks = Masks(kind, *size)
+    return np.array([masks.draw(np.random.RandomState([0, 1, step])) for step in range(number)])
+
+
+@pytest.mark.parametrize('size', [(32, 32), (112, 92), (128, 128)])
+def test_free_masks_hide_a_tenth_to_a_third_each_time_otherwise(size):
+    masks = drawn('free', size)
+    shares = masks.mean((1, 2, 3))
+    assert shares.min() >= .1 and shares.max() <= 1 / 3. and shares.std() > .03
+    assert len({mask.tobytes() for mask in masks}) == len(masks)
+    assert (masks.mean(0) > 0).mean() > .95 and masks.mean(0).max() < .6  # anywhere, nowhere always
+    corners = [datamanager.bounding_box(mask) for mask in masks]
+    assert max(mask[t:b, l:r].mean() for mask, (t, b, l, r) in zip(masks, corners)) < 1  # no mere rectangles
+    assert (masks == drawn('free', size)).all()
+
+
+def test_lower_moves_in_training_and_rests_in_a_test():
+    masks, still = drawn('lower', (128, 128)), datamanager.lower_mask(128, 128)
+    tops, bottoms, lefts, rights = np.transpose([datamanager.bounding_box(mask) for mask in masks])
+    assert tops.min() < 64 < 76 < tops.max()              # from the nose bridge to just above the mouth
+    assert bottoms.min() > 110 and np.ptp(lefts) > 5 and np.ptp(rights) > 5
+    assert masks[:, 92, 64].all() and not masks[:, :45].any()  # the mouth always, the eyes never
+    assert (Masks('lower', 128, 128).test(7, 'a.png') == still).all()
+
+
+def test_several_kinds_take_turns(tmp_path, colour_faces):
+    rectangle(tmp_path / 'a.png', 0, 10, 0, 48)
+    kinds = 'center,lower,free,%s' % (tmp_path / 'a.png')
+    center, file = datamanager.center_mask(64, 48), datamanager.file_mask(str(tmp_path / 'a.png'), 64, 48)
+    masks = drawn(kinds, number=200)
+    for mask in (center, file):
+        assert 25 < (masks == mask).all((1, 2, 3)).sum() < 75
+    data = Dataset(str(colour_faces), (64, 48), kinds, cache=str(tmp_path / 'cache'))
+    tests = {row: mask for rows, mask in data.tests(32) for row in rows}
+    assert sorted(tests) == list(data.test) and len(tests) == 4
+    assert (tests[data.test[0]] == center).all() and (tests[data.test[3]] == file).all()
+    assert (tests[data.test[1]] == datamanager.lower_mask(64, 48)).all()
+    assert len({mask.tobytes() for _, mask in data.epoch(0, 1)}) > 4
+
+
+def test_a_test_is_the_same_for_the_same_seed(tmp_path, colour_faces):
+    def masks(seed, kind='free'):
+        data = Dataset(str(colour_faces), (64, 48), kind, seed, str(tmp_path))
+        return [mask.tobytes() for _, mask in data.tests(2)]
+    assert masks(0) == masks(0) != masks(1) and len(set(masks(0))) == 4
+    assert masks(0, 'random') == 2 * [datamanager.center_mask(64, 48).tobytes()]  # two runs of two faces
+
+
+def test_a_folder_of_masks(tmp_path, colour_faces):
+    for number, name in enumerate(('37.png', 'x.png', 'more/y.png')):
+        rectangle(tmp_path / 'masks' / name, 8 * number, 8 * number + 20, 4, 40)
+    (tmp_path / 'masks' / 'notes.txt').write_text('no mask')
+    data = Dataset(str(colour_faces), (64, 48), str(tmp_path / 'masks'), cache=str(tmp_path / 'cache'))
+    tops = {data.names[row]: datamanager.bounding_box(mask)[0] for rows, mask in data.tests(32) for row in rows}
+    assert tops == {'36': 0, '37': 0, '38': 8, '39': 0}  # 37 by its name, all others in turn: 37, more/y, x
+    assert {datamanager.bounding_box(mask)[0] for _, mask in data.epoch(0, 2)} == {0, 8, 16}
+
+
+def test_a_path_with_commas_is_one_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rectangle(tmp_path / 'center,lower.png', 0, 10, 0, 48)
+    assert drawn('center,lower.png', number=1)[0, :10].all()
+    (tmp_path / 'center').mkdir()  # but the name of a kind is that kind
+    assert (drawn('center', number=1)[0] == datamanager.center_mask(64, 48)).all()
+
+
+@pytest.mark.parametrize('kind,words', [
+    ('center,foo', ['foo: no such mask (of center,foo)', 'free']),
+    ('center,', ["'': no such mask (of center,)"]),
+    ('nowhere.png', ['nowhere.png: no such mask: give center']),
+    ('empty', ['empty: no PNG there']),
+    ('square', ['square/b.png', 'aspect']),
+    ('center,black', ['black/c.png', 'empty']),
+    ('broken.png', ['broken.png: cannot be read as a mask']),
+])
+def test_wrong_masks_get_a_sentence(tmp_path, monkeypatch, kind, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'broken.png').write_bytes(b'\x89PNG')
+    rectangle(tmp_path / 'square' / 'a.png', 0, 10, 0, 10)
+    rectangle(tmp_path / 'square' / 'b.png', 0, 10, 0, 10, size=(64, 64))
+    rectangle(tmp_path / 'black' / 'c.png', 0, 0, 0, 0)
+    with pytest.raises(DataError) as error:
+        Masks(kind, 64, 48)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_trains_and_tests_on_several_kinds(tmp_path, colour_faces):
+    process = run(tmp_path, '--data', colour_faces, '--size', 32, '--epoch', 1, '--mask', 'center,lower,free')
+    assert process.returncode == 0, process.stderr
+    assert 'mask: center,lower,free' in process.stdout
+    assert json.loads((tmp_path / 'checkpoints' / 'config.json').read_text())['mask'] == 'center,lower,free'
+    tests = table(tmp_path / 'results' / 'test.csv')
+    assert [row['image'] for row in tests] == ['36', '37', '38', '39']  # in their order, whatever shared a run
+    masks = Masks('center,lower,free', 32, 32)
+    for number, row in enumerate(tests):
+        picture = np.asarray(Image.open(str(tmp_path / 'results' / 'test' / (row['image'] + '.png'))))
+        hole = masks.test(number, '')[:, :, 0] > 0
+        assert (picture[:, 32:64][hole] == 128).all()
+        np.testing.assert_array_equal(picture[:, 64:][~hole], picture[:, :32][~hole])
+    before = (tmp_path / 'results' / 'test.csv').read_bytes()
+    assert run(tmp_path, '--data', colour_faces, '--test_only').returncode == 0
+    assert (tmp_path / 'results' / 'test.csv').read_bytes() == before
+    photo = run(tmp_path, '--restore', colour_faces / '00.jpg')
+    assert photo.returncode == 0 and 'restored 1 of 1' in photo.stdout, photo.stderr
