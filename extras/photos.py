@@ -205,7 +205,7 @@ class Photo:
         size = tuple(int(side) for side in np.maximum(high - low, 0)[::-1])
         fine = np.diag([mask.shape[1] / shape[1], mask.shape[0] / shape[0], 1])
         paint = warp(mask * np.uint8(255), fine @ np.linalg.inv(matrix) @ shift(*low), size)[:, :, 0] > 127
-        part = _rim(bounding_box(paint[:, :, None])) if paint.any() else np.s_[:0, :0]
+        part = _rim(bounding_box(paint[:, :, None])) if paint.any() else np.s_[0:0, 0:0]
         return tuple(slice(side.start + start, side.stop + start) for side, start in zip(part, low[::-1])), paint[part]
 
     def summary(self):
