@@ -65,26 +65,26 @@ def model(trained, tmp_path):
 
 def test_every_kind_of_photo_keeps_what_lies_outside_the_hole(model):
     folder, options = model
-    photos = folder / 'my photos'
-    photos.mkdir()
+    shots = folder / 'my photos'
+    shots.mkdir()
     colour = photo()
     turned = Image.Exif()
     turned[0x0112] = 6
-    colour.save(str(photos / 'plain.png'))
-    colour.save(str(photos / 'turned.jpg'), exif=turned, quality=90)
-    colour.convert('L').save(str(photos / 'grey.pgm'))
-    colour.quantize(32).save(str(photos / 'palette.png'))
-    colour.resize((300, 100)).save(str(photos / 'wide.bmp'))
+    colour.save(str(shots / 'plain.png'))
+    colour.save(str(shots / 'turned.jpg'), exif=turned, quality=90)
+    colour.convert('L').save(str(shots / 'grey.pgm'))
+    colour.quantize(32).save(str(shots / 'palette.png'))
+    colour.resize((300, 100)).save(str(shots / 'wide.bmp'))
     clear = colour.convert('RGBA')
     clear.putalpha(Image.linear_gradient('L').resize(colour.size))
-    clear.save(str(photos / 'clear.png'))
+    clear.save(str(shots / 'clear.png'))
     deep = (np.asarray(colour.convert('L')).astype(np.uint16) * 257 + 31).clip(0, 65535).astype(np.uint16)
-    Image.fromarray(deep).save(str(photos / 'deep.png'))
-    (photos / 'notes.txt').write_text('not a photo')
-    process = run(folder, '--restore', photos, *options)
+    Image.fromarray(deep).save(str(shots / 'deep.png'))
+    (shots / 'notes.txt').write_text('not a photo')
+    process = run(folder, '--restore', shots, *options)
     assert process.returncode == 0, process.stderr
     assert 'restored 7 of 7' in process.stdout
-    for path in sorted(photos.glob('*.*')):
+    for path in sorted(shots.glob('*.*')):
         if path.suffix == '.txt':
             continue
         with Image.open(str(path)) as image:
