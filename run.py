@@ -176,7 +176,9 @@ def train(options, neuralnet, tf_process, cluster):
     fresh = not (kept and tf_process.models(options.checkpoints))
     if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
-    dataset = faces(options, size, options.mask or 'center')
+    # The packaged faces lie otherwise than those that the shipped model learnt from.
+    align = options.align or (init == models.SHIPPED and not options.data)
+    dataset = faces(options, size, options.mask or 'center', align)
     report_skipped(dataset)
     with tf_process.locked(options.checkpoints):
         if options.restart:
@@ -184,7 +186,7 @@ def train(options, neuralnet, tf_process, cluster):
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'init': init, 'align': options.align, 'training faces': len(dataset.train)}
+            'init': init, 'align': align, 'training faces': len(dataset.train)}
         tf_process.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, dataset, network, batch)
@@ -201,16 +203,17 @@ def train(options, neuralnet, tf_process, cluster):
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
 
-def faces(options, size, mask, training=True):
-    """The Dataset of --data."""
-    folder, people, align = options.data, False, None
+def faces(options, size, mask, align, training=True):
+    """The Dataset of --data. align: whether the faces are to be found and aligned by their eyes."""
+    folder, people, crop = options.data, False, None
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
-        folder, people, align = lfw.fetch(), True, lfw.middle
-    if options.align:
-        from extras.faces import align, detector
-        detector()  # said before thousands of images are read, if it is missing
-    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, people, align)
+        folder, people, crop = lfw.fetch(), True, lfw.middle
+    if align:
+        from extras import faces as finding
+        finding.detector()  # said before thousands of images are read, if it is missing
+        crop = finding.align
+    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, people, crop)
 
 
 def beginning(options, kept, models):
@@ -252,7 +255,8 @@ def use(options, neuralnet, tf_process):
             source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
             what, work = 'photos', photos.restore
         elif not options.export:
-            source = faces(options, options.size or shape[:2], mask, training=False)
+            align = options.align or (kept.get('align', False) and not options.data)
+            source = faces(options, options.size or shape[:2], mask, align, training=False)
             report_skipped(source)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
