@@ -266,13 +266,15 @@ class ContextEncoder:
 
         All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
         """
-        mean = lambda x: scale * tf.reduce_sum(tf.cast(x, tf.float32))
+        def mean(x):  # over the batch, of each picture's mean
+            x = tf.cast(x, tf.float32)
+            return scale * tf.reduce_sum(tf.reduce_mean(tf.reshape(x, [tf.shape(x)[0], -1]), 1))
         whole, smooth, hole, window = self._prepare(images)
         fill = self._generator(smooth, hole, window)
         real, hole = [crop(x, window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         fake = real + (fill - real) * hole
-        loss_rec = mean((fake - real) ** 2)
+        loss_rec = mean(tf.reduce_sum((fake - real) ** 2, [1, 2, 3]))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
         logits, features = self._discriminator(tf.concat([real, fake], 0), hole)
@@ -282,7 +284,7 @@ class ContextEncoder:
         matching = []  # of features, pix2pixHD, Wang et al. 2018, https://arxiv.org/abs/1711.11585
         for x in features:
             x_real, x_fake = tf.split(x, 2)
-            matching.append(mean(tf.reduce_mean(tf.abs(tf.stop_gradient(x_real) - x_fake), [1, 2, 3])))
+            matching.append(mean(tf.abs(tf.stop_gradient(x_real) - x_fake)))
         strength = adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole)
         loss_generator = loss_rec + strength * (loss_adv + MATCHING * tf.add_n(matching) / len(matching))
         return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
@@ -311,11 +313,14 @@ class ContextEncoder:
             return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
 
     def _discriminator(self, windows, hole):
-        """(logits [N,1] that windows, [N,h,w,C] in [0, 1], are real, features of the stages)."""
+        """(logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real, features of the stages).
+
+        Each part is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
+        verdict, a few strong dots made up for texture that was missing everywhere else.
+        """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
             stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3), DISCRIMINATOR_GAIN)
-            x = tf.reduce_mean(stages[-1], [1, 2])
-            return bias(tf.matmul(x, weight('kernel', [WIDTHS[-1], 1], WIDTHS[-1], 1.))), stages
+            return conv(stages[-1], 1, 'judge', 1., tf.identity, side=1), stages
 
     def _updates(self, generator_gradients, discriminator_gradients):
         """The operation that applies both players' gradients, averages the weights and adds to the totals."""
