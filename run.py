@@ -275,6 +275,8 @@ def use(options, neuralnet, tf_process):
 
 def finder():
     """What finds the face mask in an aligned face, for Photos."""
+    from extras import faces as finding
+    finding.detector()  # says so where OpenCV is missing
     from extras import facemasks
     return facemasks.find_mask
 

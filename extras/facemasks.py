@@ -4,7 +4,7 @@
 
 The finder is a small U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597) that learns from faces with
 masks drawn on them (as Din et al. 2020, https://doi.org/10.1109/ACCESS.2020.2977386) and from faces without.
-Aligned: the eyes at EYES, as FFHQ's crops. Pictures are NHWC uint8 RGB; mask = 1 where the face mask is.
+Aligned: see faces.EYES. Pictures are NHWC uint8 RGB; mask = 1 where the face mask is.
 """
 import argparse
 import functools
@@ -18,7 +18,6 @@ from tqdm import tqdm
 import datamanager
 from neuralnet import conv
 
-EYES = ((.376, .475), (.622, .475))   # of an aligned face, as shares of the picture's width and height
 SIDE = 128                            # pixels: at this size masks are drawn and found
 FINE = 2                              # an outline is drawn so many times as large and averaged: smooth edges
 WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'checkpoints', 'facemasks.npz')
