@@ -1,6 +1,7 @@
 """What becomes of ordinary photos: are faces found, and is what is painted a face, and that person's?
 
     python tests/benchmarks/photos.py --out FOLDER [--checkpoints DIR] [--photos DIR] [--masked DIR] [--faces DIR]
+           [--picture docs/unmask.png]
 
 Real portraits, --photos: `lower` and `center` of each face are hidden and restored, and judged (judge.py) against the
 hole left grey, a smooth fill and the mean of the faces in --faces. People with face masks, --masked: the share in
@@ -18,7 +19,9 @@ import judge
 import neuralnet
 import tensorflow.compat.v1 as tf
 import tf_process
-from extras import faces, facemasks, photos
+from extras import faces, facemasks, models, photos
+
+SHOWN = 6  # portraits in the picture
 
 
 def restored(session, network, paths, mask, out):
@@ -42,7 +45,7 @@ def restored(session, network, paths, mask, out):
             frames.append((true, tf_process.masked(true, frame.mask), after))
     for first in range(0, len(tiles), tf_process.GRID):
         tf_process.write_png('%s_%d.png' % (out, first // tf_process.GRID),
-                             tf_process.sheet(np.array(tiles[first:first + tf_process.GRID])))
+                             tf_process.sheet(dict(enumerate(tiles[first:first + tf_process.GRID]))))
     return found, done, [np.array(each) for each in zip(*frames)]
 
 
@@ -52,23 +55,40 @@ def mean_face(folder, size):
                     for name in datamanager.find_files(folder)], 0).astype(np.uint8)
 
 
+def draw(session, network, paths, picture):
+    """SHOWN portraits, one a column: as they are, with a face mask drawn on, and unmasked."""
+    random, (height, width, _) = np.random.RandomState(1), network.images.shape.as_list()[1:]
+    columns = []
+    for path in [paths[i] for i in np.linspace(0, len(paths) - 1, SHOWN).astype(int)]:
+        true = datamanager.load_image(path, height, width, 3, faces.align)
+        worn, _ = facemasks.draw_mask(true, random)
+        hole = facemasks.find_mask(worn)
+        restored = session.run(network.restored, {network.images: worn[None], network.mask: hole})[0]
+        columns.append(np.concatenate([true, worn, tf_process.to_bytes(restored)]))
+    tf_process.write_png(picture, np.concatenate(columns, 1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True)
-    parser.add_argument('--checkpoints', default=os.path.join(common.ROOT, 'checkpoints'))
+    parser.add_argument('--picture', metavar='PNG', help='draw face masks on some portraits and take them off again')
+    parser.add_argument('--checkpoints', default=models.SHIPPED)
     for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', os.path.join('faces', 'open'))):
         parser.add_argument('--' + name, default=os.path.join(common.SHARED, folder))
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
+    tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     paths = {name: [os.path.join(folder, file) for file in datamanager.find_files(folder)
                     if datamanager.named_like_image(file)]
              for name, folder in (('photos', options.photos), ('masked', options.masked))}
-    kept = tf_process.read_config(options.checkpoints)
+    kept = models.settings(options.checkpoints)
     shape = tuple(kept['size']) + (kept['channels'],)
     network = neuralnet.ContextEncoder(shape, adv_weight=0)
     with tf_process.open_session() as session:
-        tf_process.load_trained(session, options.checkpoints)
+        models.load(session, network, options.checkpoints)
+        if options.picture:
+            draw(session, network, paths['photos'], options.picture)
         for mask in ('lower', 'center'):
             found, _, (true, masked, after) = restored(
                 session, network, paths['photos'], mask, os.path.join(options.out, mask))
