@@ -56,7 +56,7 @@ def parse(arguments=None):
         '(default: the packaged ORL faces)',
         default=argparse.SUPPRESS)
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
-        help='pixels of the pictures (default: 128, the packaged faces 112x92)')
+        help='pixels of the pictures (default: 128; with --init none the packaged faces 112x92)')
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
         help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
         'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
