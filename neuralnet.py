@@ -87,11 +87,17 @@ def residual(x, name, gain=2.):
 
 
 def up(x, width, name, gain=2.):
-    """Stride-2 transposed 3x3 convolution of x, [N,H,W,C], to [N,2H,2W,width]."""
+    """x, [N,H,W,C], enlarged twofold by repeating its pixels, and a 3x3 convolution of that: [N,2H,2W,width].
+
+    As one transposed convolution of stride 2, whose 4x4 kernel is the 3x3 one summed over the repeated pixels. With a
+    3x3 kernel it would reach some pixels more often than others and paint checkerboards (Odena et al. 2016,
+    https://distill.pub/2016/deconv-checkerboard).
+    """
     channels, size = int(x.shape[-1]), tf.shape(x)
     with tf.variable_scope(name):
-        # Each output pixel is reached by 9/4 of the kernel's cells on average.
-        kernel = weight('kernel', [3, 3, width, channels], 9 / 4. * channels, gain)
+        # Four neighbours of nine are the same pixel: the sum of their weights has to keep the signal's scale.
+        kernel = weight('kernel', [3, 3, width, channels], 9 / 4. * channels, gain) / 2
+        kernel = tf.add_n([tf.pad(kernel, [[i, 1 - i], [j, 1 - j], [0, 0], [0, 0]]) for i in (0, 1) for j in (0, 1)])
         shape = tf.stack([size[0], 2 * size[1], 2 * size[2], width])
         y = tf.nn.conv2d_transpose(x, kernel, shape, strides=[1, 2, 2, 1], padding='SAME')
         y.set_shape([None, None, None, width])

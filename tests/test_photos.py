@@ -160,7 +160,6 @@ def test_masks_of_ones_own(model):
 
 
 @pytest.mark.parametrize('arguments,words', [
-    (['--restore', 'face.png', '--checkpoints', 'none'], ['no trained model', 'train']),
     (['--restore', 'nowhere.png'], ['nowhere.png', 'cannot be read', '1 of 1']),
     (['--restore', 'empty'], ['empty', 'no image']),
     (['--restore', 'face.png', '--mask', 'random'], ['random', 'center']),
@@ -175,7 +174,7 @@ def test_bad_requests_get_a_sentence_and_status_2(model, arguments, words):
     for path in (folder / 'face.png', folder / 'results' / 'restored' / 'face.png'):
         photo().save(str(path))
     before = (folder / 'results' / 'restored' / 'face.png').read_bytes()
-    process = run(folder, *arguments + ([] if '--checkpoints' in arguments else options))
+    process = run(folder, *arguments + options)
     assert process.returncode == 2 and 'Traceback' not in process.stderr
     for word in words:
         assert word in process.stderr, process.stderr

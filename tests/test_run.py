@@ -141,7 +141,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     (['--epoch', '-1'], ['--epoch', '-1']),
     (['--mask', 'elsewhere.png'], ['elsewhere.png']),
     (['--results', '/proc/none'], ['/proc/none', 'written']),
-    (['--test_only'], ['no trained model', 'train']),
 ])
 def test_bad_input_gets_a_sentence_and_status_2(tmp_path, arguments, words):
     (tmp_path / 'empty').mkdir()
