@@ -18,7 +18,7 @@ import judge
 import neuralnet
 import tensorflow.compat.v1 as tf
 import tf_process
-from extras import faces, facemasks, photos
+from extras import faces, facemasks, models, photos
 
 
 def restored(session, network, paths, mask, out):
@@ -42,7 +42,7 @@ def restored(session, network, paths, mask, out):
             frames.append((true, tf_process.masked(true, frame.mask), after))
     for first in range(0, len(tiles), tf_process.GRID):
         tf_process.write_png('%s_%d.png' % (out, first // tf_process.GRID),
-                             tf_process.sheet(np.array(tiles[first:first + tf_process.GRID])))
+                             tf_process.sheet(dict(enumerate(tiles[first:first + tf_process.GRID]))))
     return found, done, [np.array(each) for each in zip(*frames)]
 
 
@@ -55,20 +55,21 @@ def mean_face(folder, size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True)
-    parser.add_argument('--checkpoints', default=os.path.join(common.ROOT, 'checkpoints'))
+    parser.add_argument('--checkpoints', default=models.SHIPPED)
     for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', os.path.join('faces', 'open'))):
         parser.add_argument('--' + name, default=os.path.join(common.SHARED, folder))
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
+    tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     paths = {name: [os.path.join(folder, file) for file in datamanager.find_files(folder)
                     if datamanager.named_like_image(file)]
              for name, folder in (('photos', options.photos), ('masked', options.masked))}
-    kept = tf_process.read_config(options.checkpoints)
+    kept = models.settings(options.checkpoints)
     shape = tuple(kept['size']) + (kept['channels'],)
     network = neuralnet.ContextEncoder(shape, adv_weight=0)
     with tf_process.open_session() as session:
-        tf_process.load_trained(session, options.checkpoints)
+        models.load(session, network, options.checkpoints)
         for mask in ('lower', 'center'):
             found, _, (true, masked, after) = restored(
                 session, network, paths['photos'], mask, os.path.join(options.out, mask))
