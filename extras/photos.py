@@ -138,9 +138,11 @@ class Photo:
         def read(image):
             refuse_tiny(image, path)
             upright = plain(image)
-            return upright, flatten(upright), image.info.get('icc_profile') if image.mode != 'CMYK' else None
+            seen = upright if upright.mode in ('L', 'RGB') else flatten(upright)  # no copy: a photo may be huge
+            return upright, seen, image.info.get('icc_profile') if image.mode != 'CMYK' else None
         upright, seen, self.profile = decode(path, read)
-        self.pixels, self.seen = [np.array(image).reshape(image.height, image.width, -1) for image in (upright, seen)]
+        self.pixels = np.asarray(upright).reshape(upright.height, upright.width, -1)
+        self.seen = self.pixels if seen is upright else np.asarray(seen).reshape(seen.height, seen.width, -1)
         if upright.mode == 'I':
             self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
         self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
