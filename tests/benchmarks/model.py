@@ -21,7 +21,8 @@ from extras import facemasks
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
-PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 40), ('--batch', 8, '--lr', 4e-4, '--epoch', 36))
+PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 40),
+          ('center,lower', '--adv_weight', .5, '--lr', 4e-4, '--epoch', 20))
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
@@ -52,10 +53,10 @@ def worn_masks(folder):
 def train(options, faces, worn):
     """Train in PHASES, each from the one before, and export the model."""
     last = 'none'
-    for number, phase in enumerate(PHASES):
+    for number, (masks, *phase) in enumerate(PHASES):
         folder = os.path.join(options.train, 'phase%d' % (number + 1))
         os.makedirs(folder, exist_ok=True)
-        common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, '--vary', .6, '--init', last, *phase,
+        common.program(folder, '--data', faces, '--mask', masks + ',' + worn, '--vary', .6, '--init', last, *phase,
                        runtime=options.runtime)
         last = os.path.abspath(os.path.join(folder, 'checkpoints'))
     common.program(folder, '--export', os.path.abspath(os.path.join(options.train, 'model')), runtime=options.runtime)
