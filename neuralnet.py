@@ -227,7 +227,7 @@ class ContextEncoder:
     Fetch:
         update         one step of both players
         losses         [5] float32, the batch's LOSSES: reconstruction, adversarial and discriminator loss, shares of
-                       real and of restored windows that the discriminator judged rightly
+                       the parts of real and of restored windows that the discriminator judged rightly
         restored       [N,H,W,C] float32 in [0, 1], by the averaged generator; the input outside the hole
     State, saved with the weights: step [] int64; totals [6] float64, the epoch's sums of losses * N and of N;
         seconds [] float64, trained so far.

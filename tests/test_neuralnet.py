@@ -43,6 +43,16 @@ def test_convolve_and_its_gradients():
             np.testing.assert_allclose(*session.run([a, b]), rtol=1e-4, atol=1e-3)
 
 
+def test_up_convolves_the_picture_with_its_pixels_repeated():
+    x = np.random.RandomState(0).randn(2, 5, 4, 3).astype(np.float32)
+    y = neuralnet.up(tf.constant(x), 6, 'up')
+    kernel = tf.transpose(tf.reverse(tf.trainable_variables()[0], [0, 1]), [0, 1, 3, 2]) / 2
+    repeated = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
+    expected = tf.nn.elu(tf.nn.conv2d(tf.constant(repeated), kernel, strides=[1, 1, 1, 1], padding='SAME'))
+    with open_session() as session:
+        np.testing.assert_allclose(*session.run([y, expected]), atol=1e-4)
+
+
 def test_each_player_moves_only_its_own_weights_towards_its_own_aim(faces, monkeypatch):
     """Both players' losses minimised jointly over all weights would make restored windows look less real."""
     monkeypatch.setattr(neuralnet, 'MATCHING', 0.)  # the third aim: that of features
