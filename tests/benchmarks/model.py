@@ -74,7 +74,8 @@ def report(options, faces, folder):
         common.program(folder, '--test_only', '--data', faces, '--mask', mask, '--results', results, '--checkpoints',
                        os.path.abspath(options.checkpoints), runtime=options.runtime)
         pictures = judge.triples(results)
-        sources = np.array([source(name) for name in sorted(os.listdir(os.path.join(results, 'test')))])
+        names = sorted(os.listdir(os.path.join(results, 'test')))  # test_SOURCE_...
+        sources = np.array([source(name[len('test_'):]) for name in names])
         print('\nMask %s:\n\n%s' % (mask, common.table(['faces', 'number'] + judge.MEASURES, [])), flush=True)
         for name in ['all'] + sorted(set(sources)):
             chosen = [part[(sources == name) | (name == 'all')] for part in pictures]
