@@ -59,7 +59,7 @@ def test_each_player_moves_only_its_own_weights_towards_its_own_aim(faces, monke
     network = neuralnet.ContextEncoder(faces.shape, adv_weight=1e4)
     generator, discriminator = network.generator_variables, network.discriminator_variables
     assert not {v.name for v in generator} & {v.name for v in discriminator}
-    values = feed(network, faces.images(faces.train[:8]), CENTER, rate=1e-4)
+    values = feed(network, faces.images(faces.train[:8]), CENTER, rate=1e-5)
     with open_session() as session:
         start = session.run([generator, discriminator])
         before = session.run(network.losses, values)
