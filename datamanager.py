@@ -136,8 +136,8 @@ def file_mask(path, height, width):
     return mask
 
 
-MASKS = {'center': center_mask, 'lower': lower_mask}    # always the same
-DRAWN = {'random': random_mask, 'free': free_mask}      # each time another
+MASKS = {'center': center_mask, 'lower': lower_mask}                        # as they stand
+DRAWN = {'random': random_mask, 'free': free_mask, 'lower': lower_mask}     # another each time, in training
 
 
 def make_mask(kind, height, width, random=None):
@@ -189,8 +189,6 @@ class Masks:
         kind = self._kinds[random.randint(len(self._kinds)) if several else 0]
         if kind in DRAWN:
             return DRAWN[kind](*self._size, random=random)
-        if kind == 'lower':
-            return lower_mask(*self._size, random=random)
         masks = list(self._tested[kind].values())
         return masks[random.randint(len(masks))]
 

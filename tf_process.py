@@ -215,7 +215,7 @@ def test_epoch(session, network, dataset):
     for rows, images, mask, restored, values in evaluate(session, network, dataset):
         metrics += list(values)
         tiles.update(first_faces(dataset, rows, panels(images, mask, restored)))
-    return np.mean(metrics, 0), sheet(tiles)
+    return np.mean(metrics, 0), sheet([tiles[row] for row in sorted(tiles)])
 
 
 def first_faces(dataset, rows, faces):
@@ -240,7 +240,8 @@ def test(session, network, dataset, results):
             first = first_faces(dataset, rows, faces)
             tiles.update(first)
             if first and len(tiles) == min(GRID, len(dataset.test)):  # full; begun early: it keeps one core busy for long
-                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'), sheet(tiles))
+                grid = pool.submit(write_png, os.path.join(results, 'test_grid.png'),
+                                   sheet([tiles[row] for row in sorted(tiles)]))
             writing = pool.map(save_png, [os.path.join(folder, name + '.png') for name in names], faces)
         list(writing)
         grid.result()
@@ -403,8 +404,8 @@ def panels(images, mask, restored, difference=True):
 
 
 def sheet(tiles):
-    """One picture, [H,W,C], of {number: tile [h,w,C]} in that order, GRID_BREADTH beside each other, white between."""
-    tiles = np.pad(np.array([tiles[number] for number in sorted(tiles)]), [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
+    """One picture, [H,W,C], of tiles, a list of [h,w,C], GRID_BREADTH beside each other, a white line between."""
+    tiles = np.pad(np.array(tiles), [(0, 0), (0, 2), (0, 2), (0, 0)], 'constant', constant_values=255)
     lines = [tiles[i:i + GRID_BREADTH] for i in range(0, len(tiles), GRID_BREADTH)]
     breadth = min(len(tiles), GRID_BREADTH)
     lines = [np.concatenate(list(line) + [np.full_like(line[0], 255)] * (breadth - len(line)), 1) for line in lines]

@@ -45,16 +45,20 @@ def restore(session, network, photos, results):
         if not photo.frames:
             continue
         done += 1
-        restored = [session.run(network.restored, {network.images: frame.images, network.mask: frame.mask})
-                    for frame in photo.frames]
-        pixels = put_back(photo, restored)
+        pixels = paint(session, network, photo)
         write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
-        tiles += [_tiles(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
+        tiles += [stages(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
     if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(dict(enumerate(tiles))))
+        write_png(os.path.join(results, 'restored_grid.png'), sheet(tiles))
     print('restored %d of %d photos: %s' % (done, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))
+
+
+def paint(session, network, photo):
+    """The pixels of `photo`, a Photo, with its hole repainted by the session's model."""
+    return put_back(photo, [session.run(network.restored, {network.images: frame.images, network.mask: frame.mask})
+                            for frame in photo.frames])
 
 
 def put_back(photo, restored):
@@ -84,7 +88,7 @@ def put_back(photo, restored):
     return pixels
 
 
-def _tiles(photo, frame, pixels):
+def stages(photo, frame, pixels):
     """[TILE,4*TILE,3] uint8: the frame in the photo, as the network saw it, its hole, and in the restored pixels."""
     height, width = frame.mask.shape[:2]
     zoom = TILE / max(height, width)

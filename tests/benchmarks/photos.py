@@ -34,10 +34,8 @@ def restored(session, network, paths, mask, out):
             continue
         found += photo.found > 0
         done += photo.done > 0
-        answers = [session.run(network.restored, {network.images: frame.images, network.mask: frame.mask})
-                   for frame in photo.frames]
-        pixels = photos.put_back(photo, answers)
-        tiles += [photos._tiles(photo, frame, pixels) for frame in photo.frames]
+        pixels = photos.paint(session, network, photo)
+        tiles += [photos.stages(photo, frame, pixels) for frame in photo.frames]
         if photo.done and pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
             frame, size = photo.frames[0], tuple(shape[:2])
             true, after = [np.broadcast_to(faces.view(each, photo.hole * 0, frame.matrix, size), size + (3,))
@@ -45,7 +43,7 @@ def restored(session, network, paths, mask, out):
             frames.append((true, tf_process.masked(true, frame.mask), after))
     for first in range(0, len(tiles), tf_process.GRID):
         tf_process.write_png('%s_%d.png' % (out, first // tf_process.GRID),
-                             tf_process.sheet(dict(enumerate(tiles[first:first + tf_process.GRID]))))
+                             tf_process.sheet(tiles[first:first + tf_process.GRID]))
     return found, done, [np.array(each) for each in zip(*frames)]
 
 
