@@ -95,7 +95,7 @@ def up(x, width, name, gain=2.):
     """
     channels, size = int(x.shape[-1]), tf.shape(x)
     with tf.variable_scope(name):
-        # Four neighbours of nine are the same pixel: the sum of their weights has to keep the signal's scale.
+        # As large at first as those of conv(); halved here, not at their birth, since the shipped model's are so.
         kernel = weight('kernel', [3, 3, width, channels], 9 / 4. * channels, gain) / 2
         kernel = tf.add_n([tf.pad(kernel, [[i, 1 - i], [j, 1 - j], [0, 0], [0, 0]]) for i in (0, 1) for j in (0, 1)])
         shape = tf.stack([size[0], 2 * size[1], 2 * size[2], width])
