@@ -18,7 +18,6 @@ from tqdm import tqdm
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 TEST_SHARE = .1                          # of a folder without train/ and test/
-MIRRORED = .5                            # share of the training faces, others in each epoch
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
@@ -333,7 +332,7 @@ class Dataset:
               parts. FOLDER/train and FOLDER/test are the split where both exist, else the last tenth by path tests.
     size:     (height, width) of the pictures; None: the packaged faces' own 112x92.
     mask:     what is hidden, see Masks.
-    seed:     orders the epochs, draws random masks and mirrors faces, together with the epoch's number.
+    seed:     orders the epochs, draws random masks and varies faces, together with the epoch's number.
     cache:    folder of the cache files.
     vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
     training: False where only the test part is wanted: then the folder needs no training part.
@@ -378,17 +377,14 @@ class Dataset:
     def epoch(self, epoch, batch, start=0):
         """Yield (images [n,H,W,C] uint8, mask [H,W,1] uint8) from batch number `start` to the epoch's end.
 
-        A pure function of (seed, epoch): a permutation of the training part, MIRRORED of it mirrored. Each image
-        comes exactly once. The next batch is gathered while the caller works on this one.
+        A pure function of (seed, epoch): a permutation of the training part. Each image comes exactly once; none is
+        mirrored, since the network restores mirror images alike. The next batch is gathered while the caller works on
+        this one.
         """
-        random = np.random.RandomState([self.seed, epoch])
-        order = random.permutation(self.train)
-        mirrored = random.rand(len(order)) < MIRRORED
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.train)
 
         def gather(step):
-            part = slice(step * batch, (step + 1) * batch)
-            images = self.images(order[part])
-            images[mirrored[part]] = images[mirrored[part], :, ::-1]
+            images = self.images(order[step * batch:(step + 1) * batch])
             random = np.random.RandomState([self.seed, epoch, step])
             mask = self._masks.draw(random)
             return (np.array([vary(image, self._varied, random) for image in images]) if self._varied else images), mask

@@ -49,8 +49,29 @@ def weight(name, shape, fan_in, gain):
 
 
 def bias(x):
-    """Add a learned bias, zero at first, to each channel of x, [..., C]."""
-    return tf.nn.bias_add(x, tf.get_variable('bias', [x.shape[-1]], tf.float32, tf.zeros_initializer()))
+    """Add a learned bias, zero at first, to each channel of x, [N,H,W,C]; the same to both of a pair."""
+    half = tf.get_variable('bias', [x.shape[-1] // 2], tf.float32, tf.zeros_initializer())
+    return tf.nn.bias_add(x, tf.concat([half, half], 0))
+
+
+def pair(kernel, outputs, inputs=None):
+    """A kernel, [k,k,...], for twice as many output channels: the new ones are the mirror images of the others.
+
+    A mirrored face is a face, too, and what is known of one side helps to paint the other. So channels come in pairs:
+    those of the first half of a layer see what those of the second half see in the mirrored picture. Then the whole
+    network restores a mirrored picture to the mirror image of the restoration, with half of the weights to learn (Cohen &
+    Welling 2016, https://arxiv.org/abs/1602.07576). outputs, inputs: axes of the channels; no inputs: a picture's,
+    which are no pairs.
+    """
+    other = tf.reverse(kernel, [1])
+    if inputs:
+        other = tf.concat(tf.split(other, 2, inputs)[::-1], inputs)
+    return tf.concat([kernel, other], outputs)
+
+
+def fold(x):
+    """The mean of each pair of channels of x, [N,H,W,2C]: [N,H,W,C]."""
+    return tf.add_n(tf.split(x, 2, 3)) / 2
 
 
 def convolve(x, kernel):
@@ -70,11 +91,12 @@ def _convolve_gradients(op, dy):
         x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding='SAME')
 
 
-def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3):
-    """Convolution of x, [N,H,W,C], by side x side cells, to [N,H,W,width]."""
+def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3, paired=True):
+    """Convolution of x, [N,H,W,C], by side x side cells, to [N,H,W,width]. paired: whether x comes in pairs."""
     channels = int(x.shape[-1])
     with tf.variable_scope(name):
-        return activation(bias(convolve(x, weight('kernel', [side, side, channels, width], side ** 2 * channels, gain))))
+        kernel = weight('kernel', [side, side, channels, width // 2], side ** 2 * channels, gain)
+        return activation(bias(convolve(x, pair(kernel, 3, 2 if paired else None))))
 
 
 def residual(x, name, gain=2.):
@@ -87,17 +109,14 @@ def residual(x, name, gain=2.):
 
 
 def up(x, width, name, gain=2.):
-    """x, [N,H,W,C], enlarged twofold by repeating its pixels, and a 3x3 convolution of that: [N,2H,2W,width].
+    """Transposed convolution of stride 2 of x, [N,H,W,C], to [N,2H,2W,width].
 
-    As one transposed convolution of stride 2, whose 4x4 kernel is the 3x3 one summed over the repeated pixels. With a
-    3x3 kernel it would reach some pixels more often than others and paint checkerboards (Odena et al. 2016,
+    Its kernel is 4x4: a 3x3 one would reach some pixels more often than others and paint checkerboards (Odena et al. 2016,
     https://distill.pub/2016/deconv-checkerboard).
     """
     channels, size = int(x.shape[-1]), tf.shape(x)
     with tf.variable_scope(name):
-        # As large at first as those of conv(); halved here, not at their birth, since the shipped model's are so.
-        kernel = weight('kernel', [3, 3, width, channels], 9 / 4. * channels, gain) / 2
-        kernel = tf.add_n([tf.pad(kernel, [[i, 1 - i], [j, 1 - j], [0, 0], [0, 0]]) for i in (0, 1) for j in (0, 1)])
+        kernel = pair(weight('kernel', [4, 4, width // 2, channels], 4 * channels, gain), 2, 3)
         shape = tf.stack([size[0], 2 * size[1], 2 * size[2], width])
         y = tf.nn.conv2d_transpose(x, kernel, shape, strides=[1, 2, 2, 1], padding='SAME')
         y.set_shape([None, None, None, width])
@@ -112,11 +131,14 @@ def channel_wise(x, name, gain=2.):
     _, height, breadth, channels = x.shape.as_list()
     cells = height * breadth
     with tf.variable_scope(name):
-        kernel = weight('kernel', [channels, cells, cells], cells, gain)
+        half = weight('kernel', [channels // 2, cells, cells], cells, gain)
+        other = tf.reverse(tf.reshape(half, [-1, height, breadth, height, breadth]), [2, 4])
+        kernel = tf.concat([half, tf.reshape(other, [-1, cells, cells])], 0)
+        half = tf.get_variable('bias', [height, breadth, channels // 2], tf.float32, tf.zeros_initializer())
+        each = tf.concat([half, tf.reverse(half, [1])], 2)
         flat = tf.transpose(tf.reshape(x, [-1, cells, channels]), [2, 0, 1])
         mixed = tf.transpose(tf.matmul(flat, kernel), [1, 2, 0])
-        each = tf.get_variable('bias', [cells, channels], tf.float32, tf.zeros_initializer())
-        return tf.nn.elu(tf.reshape(mixed + each, [-1, height, breadth, channels]))
+        return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)
 
 
 def encoder(x, gain):
@@ -125,7 +147,7 @@ def encoder(x, gain):
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
-        x = conv(x, width, 'encode%d_1' % stage, gain)
+        x = conv(x, width, 'encode%d_1' % stage, gain, paired=stage > 0)
         x = residual(x, 'encode%d_2' % stage, gain)
         stages.append(x)
     return stages
@@ -148,7 +170,7 @@ def decoder(x, stages, window, channels):
         x = residual(x, 'decode%d' % stage)
         if stage == WINDOW_STAGE:
             x = crop(x, window // CELL)
-    return conv(x, channels, 'paint', gain=.01, activation=tf.identity)  # small: painting starts at the smooth fill
+    return fold(conv(x, 2 * channels, 'paint', .01, tf.identity))  # small at first: painting starts at the smooth fill
 
 
 def crop(x, window):
@@ -300,9 +322,9 @@ class ContextEncoder:
     def _prepare(self, images):
         """uint8 images as whole pictures and smoothly filled ones, [N,H',W',C] in [0, 1], hole, [1,H',W',1], and window.
 
-        The five poolings need sides that are multiples of STRIDE: the mirrored border is cut off again at the end.
+        The five poolings need sides that are multiples of STRIDE: the reflected border is cut off again at the end.
         """
-        border = [[0, -side % STRIDE] for side in self.shape[:2]]
+        border = [[-side % STRIDE // 2, (-side % STRIDE + 1) // 2] for side in self.shape[:2]]  # alike on both sides
         real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
         hole = tf.pad(tf.cast(self.mask, tf.float32), border + [[0, 0]])
         return real, smooth_fill(real, hole[None]), hole[None], window_around(hole)
@@ -326,7 +348,7 @@ class ContextEncoder:
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
             stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3), DISCRIMINATOR_GAIN)
-            return conv(stages[-1], 1, 'judge', 1., tf.identity, side=1), stages
+            return fold(conv(stages[-1], 2, 'judge', 1., tf.identity, side=1)), stages
 
     def _updates(self, generator_gradients, discriminator_gradients):
         """The operation that applies both players' gradients, averages the weights and adds to the totals."""
@@ -370,8 +392,10 @@ class ContextEncoder:
         averaged = lambda getter, *args, **kwargs: self._averages[getter(*args, **kwargs).op.name]
         fill = tf.clip_by_value(self._generator(smooth, hole, window, averaged), 0, 1)
         difference = paste((fill - crop(whole, window)) * crop(hole, window), window, whole.shape.as_list()[1:3])
+        top, left = [-side % STRIDE // 2 for side in self.shape[:2]]
         height, width, _ = self.shape
-        return tf.clip_by_value((whole + difference)[:, :height, :width], 0, 1)  # of a rounding error
+        # Clipped since a rounding error may have left [0, 1].
+        return tf.clip_by_value((whole + difference)[:, top:top + height, left:left + width], 0, 1)
 
 
 def parameters(variables):

@@ -69,7 +69,7 @@ def parse(arguments=None):
         'error, blurred faces')
     add('--vary', type=number(float, 0, 1), default=0., help='how much training faces are turned, moved and lit '
         'differently each time, 0 to 1: pays in long trainings')
-    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order, mirroring and random masks')
+    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
         'that ships, where there is one)')

@@ -194,7 +194,7 @@ def view(seen, hole, matrix, size):
     part = _window(matrix, size, seen.shape)  # cut out first: a photo may be huge
     image = warp(np.concatenate([seen[part], 255 - 255 * hole[part]], 2),
                  shift(-part[1].start, -part[0].start) @ matrix, size)
-    colours, known = image[:, :, :-1], image[:, :, -1] > 127
+    colours, known = image[:, :, :-1], image[:, :, -1] > 250  # not what is partly hidden, or at the photo's rim
     if known.all() or not known.any():
         return colours
     return (harmonic(colours.astype(float), ~known) + .5).astype(np.uint8)

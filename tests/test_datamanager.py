@@ -34,10 +34,8 @@ def test_epoch_shows_each_image_once_and_replays(tmp_path, colour_faces):
     batches = [images for images, _ in data.epoch(1, 7)]
     assert [len(images) for images in batches] == [7] * 5 + [1]
 
-    def key(image):  # a face and its mirror image are the same face
-        return min(image.tobytes(), image[:, ::-1].tobytes())
-    seen = sorted(key(image) for images in batches for image in images)
-    assert seen == sorted(key(image) for image in data.images(data.train))
+    seen = sorted(image.tobytes() for images in batches for image in images)
+    assert seen == sorted(image.tobytes() for image in data.images(data.train))
     again = [images for images, _ in data.epoch(1, 7, start=4)]
     assert all((a == b).all() for a, b in zip(batches[4:], again)) and len(again) == 2
     other = np.concatenate([images for images, _ in data.epoch(2, 7)])

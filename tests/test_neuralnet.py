@@ -22,16 +22,18 @@ def faces(tmp_path_factory):
 
 
 def test_channel_wise_layer_is_a_dense_layer_in_each_channel():
-    x = np.random.RandomState(0).randn(2, 3, 2, 5).astype(np.float32)
+    x = np.random.RandomState(0).randn(2, 3, 4, 6).astype(np.float32)
     y = neuralnet.channel_wise(tf.constant(x), 'layer')
     with open_session() as session:
         kernel, y = session.run([tf.trainable_variables()[0], y])
-    expected = np.zeros_like(x)
+
+    def dense(cells, kernel):
+        z = cells.ravel().dot(kernel)
+        return np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1).reshape(cells.shape)
     for n in range(2):
-        for c in range(5):
-            z = x[n, :, :, c].ravel().dot(kernel[c])
-            expected[n, :, :, c] = np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1).reshape(3, 2)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+        for c in range(3):  # a channel, and the other of its pair
+            np.testing.assert_allclose(y[n, :, :, c], dense(x[n, :, :, c], kernel[c]), atol=1e-5)
+            np.testing.assert_allclose(y[n, :, ::-1, 3 + c], dense(x[n, :, ::-1, 3 + c], kernel[c]), atol=1e-5)
 
 
 def test_convolve_and_its_gradients():
@@ -43,14 +45,18 @@ def test_convolve_and_its_gradients():
             np.testing.assert_allclose(*session.run([a, b]), rtol=1e-4, atol=1e-3)
 
 
-def test_up_convolves_the_picture_with_its_pixels_repeated():
-    x = np.random.RandomState(0).randn(2, 5, 4, 3).astype(np.float32)
-    y = neuralnet.up(tf.constant(x), 6, 'up')
-    kernel = tf.transpose(tf.reverse(tf.trainable_variables()[0], [0, 1]), [0, 1, 3, 2]) / 2
-    repeated = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
-    expected = tf.nn.elu(tf.nn.conv2d(tf.constant(repeated), kernel, strides=[1, 1, 1, 1], padding='SAME'))
+@pytest.mark.parametrize('shape', [(32, 64, 1), (46, 52, 3)])
+def test_a_mirrored_picture_is_restored_to_the_mirror_image(shape):
+    """Whatever the weights, and wherever the hole."""
+    random, network = np.random.RandomState(0), neuralnet.ContextEncoder(shape, adv_weight=0)
+    images, mask = random.randint(0, 256, (2,) + shape).astype(np.uint8), datamanager.random_mask(*shape[:2], random=random)
     with open_session() as session:
-        np.testing.assert_allclose(*session.run([y, expected]), atol=1e-4)
+        for average in network._averages.values():
+            average.load(.1 * random.randn(*average.shape.as_list()), session)
+        restored, mirrored = [session.run(network.restored, feed(network, images[:, :, ::turn], mask[:, ::turn]))
+                              for turn in (1, -1)]
+    assert np.abs(restored - images / 255.).max() > .1
+    np.testing.assert_allclose(restored, mirrored[:, :, ::-1], atol=1e-3)
 
 
 def test_each_player_moves_only_its_own_weights_towards_its_own_aim(faces, monkeypatch):

@@ -122,6 +122,8 @@ def formatted(values):
 
 def names(results):
     """The sorted file names of the test's pictures in a folder of results."""
+    if not os.path.isdir(os.path.join(results, 'test')):
+        sys.exit('%s: no pictures of a test there: test a model first, with make run' % results)
     return sorted(os.listdir(os.path.join(results, 'test')))
 
 

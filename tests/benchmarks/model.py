@@ -21,8 +21,8 @@ from extras import facemasks
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
-PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 40),
-          ('center,lower', '--adv_weight', .5, '--lr', 4e-4, '--epoch', 20))
+PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 30),
+          ('center,lower', '--adv_weight', .7, '--lr', 4e-4, '--epoch', 18))
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
@@ -56,10 +56,11 @@ def train(options, faces, worn):
     for number, (masks, *phase) in enumerate(PHASES):
         folder = os.path.join(options.train, 'phase%d' % (number + 1))
         os.makedirs(folder, exist_ok=True)
-        common.program(folder, '--data', faces, '--mask', masks + ',' + worn, '--vary', .6, '--init', last, *phase,
+        common.program(folder, '--data', faces, '--mask', masks + ',' + worn, '--vary', .5, '--init', last, *phase,
                        runtime=options.runtime)
         last = os.path.abspath(os.path.join(folder, 'checkpoints'))
-    common.program(folder, '--export', os.path.abspath(os.path.join(options.train, 'model')), runtime=options.runtime)
+    # By TensorFlow 1.14, since both versions can serve that.
+    common.program(folder, '--export', os.path.abspath(os.path.join(options.train, 'model')), runtime='tf1')
     path = os.path.join(options.train, 'model', 'config.json')
     with open(path) as file:
         config = dict(json.load(file), mask=MASKS, init='none')  # not the folders, which nobody else has

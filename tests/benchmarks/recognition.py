@@ -1,10 +1,9 @@
 """Is a restored face worth anything for recognising people? dlib's recogniser is asked, on the 40 packaged people.
 
-    python tests/benchmarks/recognition.py [--epoch 20] [--runtime tf1|tf2]
+    python tests/benchmarks/recognition.py [--checkpoints DIR] [--runtime tf1|tf2]
 
 As in a face-recognition system, the gallery holds one whole picture of each person, and each other picture, the probe,
-is named after the nearest: whole, masked, filled smoothly, restored. The network never saw the people that it
-restores: it is trained on one half of them and restores the other, then the other way round.
+is named after the nearest: whole, masked, filled smoothly, restored. The included model never saw these people.
 """
 import argparse
 import os
@@ -18,36 +17,31 @@ import judge
 from extras.faces import harmonic
 
 
-def restorations(half, *arguments, runtime=None):
-    """(who [N], true, masked, restored [N,H,W,1] uint8) of one half of the people, 0 or 1.
-
-    The network was trained on the other half.
-    """
+def restorations(mask, checkpoints, runtime=None):
+    """(who [N], true, masked, restored [N,H,W,1] uint8) of all packaged pictures in which a face is found, aligned."""
     root = datamanager.packaged_faces()
-    files = [name for name in datamanager.find_files(root) if name.endswith('.pgm')]
-    tested = sorted({os.path.dirname(name) for name in files})[half::2]
     with tempfile.TemporaryDirectory() as folder:
-        for name in files:
-            copy = os.path.join(folder, 'data', 'test' if os.path.dirname(name) in tested else 'train', name)
-            os.makedirs(os.path.dirname(copy), exist_ok=True)
-            os.symlink(os.path.join(root, name), copy)
-        common.program(folder, '--data', 'data', '--size', '112x92', *arguments, runtime=runtime)
+        for name in datamanager.find_files(root):
+            if name.endswith('.pgm'):
+                link = os.path.join(folder, 'data', 'test', name)
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                os.symlink(os.path.join(root, name), link)
+        common.program(folder, '--test_only', '--align', '--data', 'data', '--mask', mask, '--checkpoints', checkpoints,
+                       runtime=runtime)
         results = os.path.join(folder, 'results')
         return (np.array([name.split('_')[1] for name in judge.names(results)]),) + tuple(judge.triples(results))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--epoch', type=int, default=20)
+    parser.add_argument('--checkpoints', type=os.path.abspath, default=os.path.join(common.ROOT, 'checkpoints', 'faces128'))
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
-    print('Rank-1 among 40 people, network trained for %d epochs on 20 others:\n' % options.epoch)
+    print('Rank-1 among 40 people:\n')
     print(common.table(['mask', 'whole', 'masked', 'filled smoothly', 'restored', 'probes'], []), flush=True)
     recogniser = judge.Recogniser()
     for mask in ('lower', 'center'):
-        parts = [restorations(half, '--mask', mask, '--epoch', options.epoch, runtime=options.runtime)
-                 for half in (0, 1)]
-        who, whole, masked, restored = [np.concatenate(part) for part in zip(*parts)]
+        who, whole, masked, restored = restorations(mask, options.checkpoints, options.runtime)
         hole = datamanager.make_mask(mask, *whole.shape[1:3])[:, :, 0] > 0
         smooth = np.array([harmonic(face.astype(float), hole) for face in whole])
         places = np.array(judge.places(recogniser.found(whole)))
