@@ -411,16 +411,16 @@ def vary(image, much, random):
     What lies beyond the picture's border is mirrored. random: numpy.random.RandomState that draws it.
     """
     height, width, channels = image.shape
-    draw = lambda most, *size: much * random.uniform(-most, most, *size)
+    draw = lambda most, size=None: much * random.uniform(-most, most, size)
     turn, scale, middle = np.radians(draw(TURN)), np.exp(draw(SCALE)), np.array([width, height]) / 2
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / scale
     border = max(height, width) // 4
     offset = border + middle + draw(MOVE, 2) * (width, height) - matrix.dot(middle)
     wide = Image.fromarray(np.squeeze(np.pad(image, [(border, border), (border, border), (0, 0)], 'symmetric')))
     moved = wide.transform((width, height), Image.AFFINE, np.column_stack([matrix, offset]).ravel(), Image.BICUBIC)
-    light = np.exp(draw(GAIN, channels)) * (np.arange(256)[:, None] / 255) ** np.exp(draw(GAMMA))
-    return (255 * light + .5).clip(0, 255).astype(np.uint8)[
-        np.asarray(moved).reshape(image.shape), np.arange(channels)]
+    light = np.exp(draw(GAIN, (channels, 1))) * (np.arange(256) / 255) ** np.exp(draw(GAMMA))
+    light = (255 * light + .5).clip(0, 255).astype(np.uint8)
+    return np.asarray(moved.point(light.ravel().tolist())).reshape(image.shape)
 
 
 def split(paths, by_folder=False):

@@ -42,6 +42,19 @@ def test_epoch_shows_each_image_once_and_replays(tmp_path, colour_faces):
     assert (np.concatenate(batches) != other).any()
 
 
+def test_faces_vary_in_training_a_little_and_each_time_otherwise(tmp_path, colour_faces):
+    data = Dataset(str(colour_faces), (64, 48), cache=str(tmp_path), vary=.5)
+    still = Dataset(str(colour_faces), (64, 48), cache=str(tmp_path))
+    epochs = [np.concatenate([images for images, _ in faces.epoch(epoch, 7)]).astype(float)
+              for faces, epoch in ((still, 1), (data, 1), (data, 1), (data, 2))]
+    assert (epochs[1] == epochs[2]).all()
+    for varied, plain in zip(epochs[1], epochs[0]):
+        assert 2 < np.abs(varied - plain).mean() and np.corrcoef(varied.ravel(), plain.ravel())[0, 1] > .8
+    assert not {image.tobytes() for image in epochs[1]} & {image.tobytes() for image in epochs[3]}
+    image = still.images([0])[0]
+    assert (datamanager.vary(image, 0, np.random.RandomState(0)) == image).all()
+
+
 def test_cache_is_used_again_and_renewed_when_a_file_changes(tmp_path, colour_faces):
     folder, cache = tmp_path / 'faces', tmp_path / 'cache'
     shutil.copytree(str(colour_faces), str(folder))

@@ -70,8 +70,9 @@ def measure(data, size, batch):
     tf.disable_v2_behavior()
     import datamanager
     import neuralnet
+    import run
     import tf_process
-    dataset = datamanager.Dataset(data, (size, size))
+    dataset = datamanager.Dataset(data, (size, size), vary=run.parse([]).vary)
     began = time.time()
     network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
