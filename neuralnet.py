@@ -16,7 +16,7 @@ Written against `tensorflow.compat.v1`, so that the same file runs on TensorFlow
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the finest to the coarsest
+WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the finest to the coarsest; even, see pair()
 STRIDE = 2 ** (len(WIDTHS) - 1)       # pixels of the picture to a cell of the coarsest stage
 WINDOW_STAGE = 3                      # the decoder cuts out the window at this stage: its sides and origin are
 CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels

@@ -22,7 +22,7 @@ MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
 PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 30),
-          ('center,lower', '--adv_weight', .7, '--lr', 4e-4, '--epoch', 18))
+          ('center,lower', '--adv_weight', 1, '--lr', 4e-4, '--epoch', 10))
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
