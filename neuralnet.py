@@ -27,7 +27,7 @@ SMALLEST_SIDE = STRIDE                # of a picture, for a coarsest stage of at
 GENERATOR_GAIN = 2.                   # of the weights' scale, see weight()
 RESIDUAL = .1                         # of that gain, where a layer's result is added to its input, see residual()
 DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discriminator wins, or rests at chance
-DISCRIMINATOR_RATE = .2               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
+DISCRIMINATOR_RATE = .5               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
 DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
 ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a
