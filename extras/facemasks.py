@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import datamanager
-from neuralnet import conv
+from neuralnet import convolve, weight
 
 SIDE = 128                            # pixels: at this size masks are drawn and found
 FINE = 2                              # an outline is drawn so many times as large and averaged: smooth edges
@@ -246,6 +246,15 @@ def _vary(face, mask, random):
         face = cv2.GaussianBlur(face, (0, 0), random.uniform(.3, 1.5))
     face = face * random.uniform(.7, 1.2) * random.uniform(.92, 1.08, 3) + random.uniform(-25, 25)
     return face.clip(0, 255).astype(np.uint8), mask
+
+
+def conv(x, width, name, gain=2., activation=tf.nn.elu):
+    """3x3 convolution of x, [N,H,W,C], to [N,H,W,width]. Its channels are no pairs: a mask need not be symmetric."""
+    channels = int(x.shape[-1])
+    with tf.variable_scope(name):
+        kernel = weight('kernel', [3, 3, channels, width], 9 * channels, gain)
+        bias = tf.get_variable('bias', [width], tf.float32, tf.zeros_initializer())
+        return activation(tf.nn.bias_add(convolve(x, kernel), bias))
 
 
 def finder(images):
