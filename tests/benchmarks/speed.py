@@ -23,31 +23,11 @@ import common
 FIGURES = (('graph_seconds', 'build the graph, s', -1), ('train_images_per_second', 'training, images/s', 1),
            ('test_seconds_per_image', 'test, s/image', -1), ('peak_mb', 'peak memory, MB', -1),
            ('first_step_cold', 'first step, cold cache, s', 0), ('first_step_warm', 'first step, warm cache, s', 0),
-           ('outside_run', 'share of a step outside session.run', 0), ('gflops', 'training, GFLOP/s', 0),
+           ('outside_run', 'share of a step outside session.run', 0),
            ('matmul_gflops', 'one large tf.matmul, GFLOP/s', 0))  # name in JSON, in the table, better upwards or not
 
 
 # ------------------------------------------------------------------------------- in a process of its own: measure
-
-def multiply_adds(network):
-    """Multiplications of one training step per image: each layer forward, and its two gradients."""
-    import tensorflow.compat.v1 as tf
-    total = 0
-    for op in tf.get_default_graph().get_operations():
-        player = op.name.split('/')[0]
-        if player not in ('generator', 'discriminator'):
-            continue
-        if op.type == 'Conv2D':
-            each = np.prod(op.outputs[0].shape.as_list()[1:3]) * np.prod(op.inputs[1].shape.as_list())
-        elif op.type == 'Conv2DBackpropInput':  # a transposed convolution
-            each = np.prod(op.inputs[2].shape.as_list()[1:3]) * np.prod(op.inputs[1].shape.as_list())
-        elif 'MatMul' in op.type:
-            each = np.prod(op.inputs[1].shape.as_list())
-        else:
-            continue
-        total += 3 * each * (2 if player == 'discriminator' else 1)  # it sees a real and a restored window
-    return int(total)
-
 
 def matmul_gflops(side=2048, seconds=3):
     import tensorflow.compat.v1 as tf
@@ -94,7 +74,6 @@ def measure(data, size, batch):
         tf_process.test(session, network, dataset, 'results')
         figures['test_seconds_per_image'] = (time.time() - began) / len(dataset.test)
     figures['outside_run'] = 1 - sum(inside) * figures['train_images_per_second'] / len(dataset.train)
-    figures['gflops'] = 2e-9 * multiply_adds(network) * figures['train_images_per_second']
     figures['peak_mb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     figures['matmul_gflops'] = matmul_gflops()
     return figures
