@@ -58,10 +58,10 @@ def pair(kernel, outputs, inputs=None):
     """A kernel, [k,k,...], for twice as many output channels: the new ones are the mirror images of the others.
 
     A mirrored face is a face, too, and what is known of one side helps to paint the other. So channels come in pairs:
-    those of the first half of a layer see what those of the second half see in the mirrored picture. Then the whole
-    network restores a mirrored picture to the mirror image of the restoration, with half of the weights to learn (Cohen &
-    Welling 2016, https://arxiv.org/abs/1602.07576). outputs, inputs: axes of the channels; no inputs: a picture's,
-    which are no pairs.
+    those of the first half of a layer see what those of the second half see in the mirrored picture. Then the generator
+    restores a mirrored picture to the mirror image of the restoration, with half of the weights to learn (Cohen & Welling
+    2016, https://arxiv.org/abs/1602.07576). outputs, inputs: axes of the channels; no inputs: a picture's, which are
+    no pairs.
     """
     other = tf.reverse(kernel, [1])
     if inputs:
@@ -218,6 +218,12 @@ def smooth_fill(x, mask, sweeps=4):
 
 # --------------------------------------------------------------------------------------------------- network
 
+def border(side):
+    """[before, after]: pixels to be added to a side of a picture for a multiple of STRIDE, alike at both ends."""
+    missing = -side % STRIDE
+    return [missing // 2, missing - missing // 2]
+
+
 def window_around(mask):
     """[2,2] int32: (top, left) and (height, width) of the window around the hole of mask, [H,W,1], multiples of CELL.
 
@@ -324,9 +330,9 @@ class ContextEncoder:
 
         The five poolings need sides that are multiples of STRIDE: the reflected border is cut off again at the end.
         """
-        border = [[-side % STRIDE // 2, (-side % STRIDE + 1) // 2] for side in self.shape[:2]]  # alike on both sides
-        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + border + [[0, 0]], 'SYMMETRIC')
-        hole = tf.pad(tf.cast(self.mask, tf.float32), border + [[0, 0]])
+        borders = [border(side) for side in self.shape[:2]]
+        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + borders + [[0, 0]], 'SYMMETRIC')
+        hole = tf.pad(tf.cast(self.mask, tf.float32), borders + [[0, 0]])
         return real, smooth_fill(real, hole[None]), hole[None], window_around(hole)
 
     def _generator(self, smooth, hole, window, getter=None):
@@ -392,7 +398,7 @@ class ContextEncoder:
         averaged = lambda getter, *args, **kwargs: self._averages[getter(*args, **kwargs).op.name]
         fill = tf.clip_by_value(self._generator(smooth, hole, window, averaged), 0, 1)
         difference = paste((fill - crop(whole, window)) * crop(hole, window), window, whole.shape.as_list()[1:3])
-        top, left = [-side % STRIDE // 2 for side in self.shape[:2]]
+        top, left = [border(side)[0] for side in self.shape[:2]]
         height, width, _ = self.shape
         # Clipped since a rounding error may have left [0, 1].
         return tf.clip_by_value((whole + difference)[:, top:top + height, left:left + width], 0, 1)
