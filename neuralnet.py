@@ -51,7 +51,14 @@ def weight(name, shape, fan_in, gain):
 def bias(x):
     """Add a learned bias, zero at first, to each channel of x, [N,H,W,C]; the same to both of a pair."""
     half = tf.get_variable('bias', [x.shape[-1] // 2], tf.float32, tf.zeros_initializer())
-    return tf.nn.bias_add(x, tf.concat([half, half], 0))
+    return tf.nn.bias_add(x, both(half, half, 0))
+
+
+def both(x, y, axis):
+    """tf.concat([x, y], axis) of two of one static shape. Its gradient has fewer operations: the graph is built sooner."""
+    shape = x.shape.as_list()
+    shape[axis] *= 2
+    return tf.reshape(tf.stack([x, y], axis), shape)
 
 
 def pair(kernel, outputs, inputs=None):
@@ -65,8 +72,8 @@ def pair(kernel, outputs, inputs=None):
     """
     other = tf.reverse(kernel, [1])
     if inputs:
-        other = tf.concat(tf.split(other, 2, inputs)[::-1], inputs)
-    return tf.concat([kernel, other], outputs)
+        other = tf.roll(other, int(other.shape[inputs]) // 2, inputs)  # its halves change places
+    return both(kernel, other, outputs)
 
 
 def fold(x):
@@ -133,9 +140,9 @@ def channel_wise(x, name, gain=2.):
     with tf.variable_scope(name):
         half = weight('kernel', [channels // 2, cells, cells], cells, gain)
         other = tf.reverse(tf.reshape(half, [-1, height, breadth, height, breadth]), [2, 4])
-        kernel = tf.concat([half, tf.reshape(other, [-1, cells, cells])], 0)
+        kernel = both(half, tf.reshape(other, [-1, cells, cells]), 0)
         half = tf.get_variable('bias', [height, breadth, channels // 2], tf.float32, tf.zeros_initializer())
-        each = tf.concat([half, tf.reverse(half, [1])], 2)
+        each = both(half, tf.reverse(half, [1]), 2)
         flat = tf.transpose(tf.reshape(x, [-1, cells, channels]), [2, 0, 1])
         mixed = tf.transpose(tf.matmul(flat, kernel), [1, 2, 0])
         return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)

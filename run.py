@@ -144,28 +144,29 @@ def main(options):
     tf.disable_v2_behavior()
     import neuralnet
     import tf_process
-    from extras import machines
+    from extras import machines, models
 
     using = options.test_only or options.restore or options.unmask or options.export
     cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
+    if using:
+        options.checkpoints = models.locate(options.checkpoints)
     try:
         for folder in (options.checkpoints, options.results):
             tf_process.writable(folder)
         tf.set_random_seed(options.seed)
         with tf.device(cluster.placement):
             if using:
-                use(options, neuralnet, tf_process)
+                use(options, neuralnet, tf_process, models)
             else:
-                train(options, neuralnet, tf_process, cluster)
+                train(options, neuralnet, tf_process, models, cluster)
     finally:
         cluster.release()
 
 
-def train(options, neuralnet, tf_process, cluster):
+def train(options, neuralnet, tf_process, models, cluster):
     """Train, then test."""
-    from extras import models
     batch = options.batch * len(cluster.devices)
     if models.exported(options.checkpoints):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
@@ -235,9 +236,8 @@ def beginning(options, kept, models):
     return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else None)
 
 
-def use(options, neuralnet, tf_process):
+def use(options, neuralnet, tf_process, models):
     """Test the trained model, restore photos with it, or export it."""
-    from extras import models
     folder = options.checkpoints
     kept = tf_process.read_config(folder)
     if kept is None:

@@ -323,37 +323,35 @@ def saver():
     return tf.train.Scaffold.get_or_default('saver', tf.GraphKeys.SAVERS, lambda: tf.train.Saver(max_to_keep=KEPT))
 
 
-def restore_model(session, checkpoints):
-    """Load the newest whole model into the session; False where there is none yet.
+def newest_whole(folder, paths, use):
+    """use(path) for the last of the `paths` of models in `folder` that is whole: a damaged one is named and passed over.
 
-    A damaged one is named and passed over; RunError where all are damaged.
+    Raises RunError where none is whole.
     """
-    for path in reversed(models(checkpoints)):
+    for path in reversed(paths):
         try:
-            saver().restore(session, path)
-            return True
+            return use(path)
         except LOST:
             raise
-        except (tf.errors.OpError, ValueError):
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError):  # TensorFlow 2 lets some of C++ through
             print('%s is damaged or of another model: trying the one before' % path)
-    if os.path.exists(os.path.join(checkpoints, 'checkpoint')) or models(checkpoints):
-        raise RunError('%s: no whole model is left there: begin anew with --restart, or name another --checkpoints' % (
-            checkpoints))
-    return False
+    raise RunError('%s: no whole model is left there: begin anew with --restart, or name another --checkpoints' % folder)
 
 
 def resume(session, network, checkpoints):
     """Load the newest whole model, if any, into the session: (steps, seconds) that it was trained for."""
     remove_unfinished(checkpoints)
-    restore_model(session, checkpoints)
-    saver().recover_last_checkpoints(models(checkpoints))
+    saved = models(checkpoints)
+    if saved or os.path.exists(os.path.join(checkpoints, 'checkpoint')):
+        newest_whole(checkpoints, saved, lambda path: saver().restore(session, path))
+    saver().recover_last_checkpoints(saved)
     return session.run([network.step, network.seconds])
 
 
 def save_model(session, network, checkpoints, seconds):
     """Save the session's weights and state as model-STEP; it is on the disk when this returns.
 
-    Meanwhile the two saved before are there: `restore_model` falls back to them where a power loss damages this one.
+    Meanwhile the two saved before are there: `newest_whole` falls back to them where a power loss damages this one.
     """
     network.seconds.load(seconds, session)
     try:

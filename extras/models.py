@@ -9,7 +9,7 @@ import os
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from tf_process import UNTRAINED, RunError, models, read_config, replacing
+from tf_process import UNTRAINED, RunError, models, newest_whole, read_config, replacing
 
 SHIPPED = 'checkpoints/faces128'  # beside the program
 AVERAGE = '/ExponentialMovingAverage'
@@ -17,9 +17,10 @@ SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the pictu
 
 
 def locate(folder):
-    """`folder`, or the one of that name beside the program: the shipped model can be named from anywhere."""
-    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), folder)
-    return folder if os.path.isdir(folder) or not os.path.isdir(beside) else beside
+    """`folder`; for SHIPPED the one beside the program, if there is none here: it can be named from anywhere."""
+    if os.path.normpath(folder) != SHIPPED or os.path.isdir(folder):
+        return folder
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
 
 
 def exported(folder):
@@ -65,14 +66,11 @@ def load(session, network, folder):
 
 def _read(folder, names):
     """{name: array} of those of the names that the newest whole model in `folder` holds."""
+    def read(path):
+        reader = tf.train.load_checkpoint(path)
+        return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
     folder = locate(folder)
-    for path in reversed(models(folder) or exported(folder)):
-        try:
-            reader = tf.train.load_checkpoint(path)
-            return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
-        except (tf.errors.OpError, ValueError, IndexError, RuntimeError):  # TensorFlow 2 lets some of C++ through
-            print('%s is damaged: trying the one before' % path)
-    raise RunError('%s: no whole model is left there: begin anew with --restart, or name another folder' % folder)
+    return newest_whole(folder, models(folder) or exported(folder), read)
 
 
 def grey(value, shape):

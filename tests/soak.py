@@ -84,7 +84,7 @@ def soak(kills, seed):
 def damaged(number, seed):
     """Load `number` face images with random bytes changed or cut off; {outcome: how many}, nothing but skips and images."""
     chance, outcomes = np.random.RandomState(seed), {'loaded': 0, 'skipped': 0}
-    face = Image.open(os.path.join(datamanager.packaged_faces(), 's1', '1.pgm')).resize((48, 56))
+    face = Image.open(os.path.join(datamanager.packaged_faces()[0], 's1', '1.pgm')).resize((48, 56))
     kinds = []
     for kind, image in (('jpeg', face.convert('RGB')), ('png', face.convert('P')), ('bmp', face.convert('RGB')),
                         ('ppm', face), ('png', face.convert('RGBA'))):

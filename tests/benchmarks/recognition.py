@@ -19,13 +19,12 @@ from extras.faces import harmonic
 
 def restorations(mask, checkpoints, runtime=None):
     """(who [N], true, masked, restored [N,H,W,1] uint8) of all packaged pictures in which a face is found, aligned."""
-    root = datamanager.packaged_faces()
+    root, names = datamanager.packaged_faces()
     with tempfile.TemporaryDirectory() as folder:
-        for name in datamanager.find_files(root):
-            if name.endswith('.pgm'):
-                link = os.path.join(folder, 'data', 'test', name)
-                os.makedirs(os.path.dirname(link), exist_ok=True)
-                os.symlink(os.path.join(root, name), link)
+        for name in names:
+            link = os.path.join(folder, 'data', 'test', name)
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(os.path.join(root, name), link)
         common.program(folder, '--test_only', '--align', '--data', 'data', '--mask', mask, '--checkpoints', checkpoints,
                        runtime=runtime)
         results = os.path.join(folder, 'results')

@@ -238,7 +238,7 @@ def main():
         print(json.dumps({'measure': measure, 'load': load}[kind](data, *numbers)))
         return
     import datamanager
-    root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()
+    root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()[0]
     images = [os.path.abspath(os.path.join(root, name)) for name in datamanager.find_files(root)
               if datamanager.named_like_image(name)]
     (curves if options.curves else compare)(options, images)
