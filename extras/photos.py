@@ -75,16 +75,16 @@ def put_back(photo, restored):
             fill = fill.mean(2, keepdims=True)
         top, left = frame.part[0].start, frame.part[1].start
         border = 3 + int(np.ceil(2 / axes(frame.matrix).min()))  # of the restoration: the hole's rim may lie outside
-        fill = np.concatenate([fill, np.ones_like(fill[:, :, :1])], 2)
         fill = np.pad(fill, [(border, border), (border, border), (0, 0)], 'edge')
-        fill = warp(fill, shift(border, border) @ np.linalg.inv(frame.matrix) @ shift(left, top), frame.paint.shape)
+        matrix = shift(border, border) @ np.linalg.inv(frame.matrix) @ shift(left, top)
+        back = lambda channel: warp(channel[:, :, None], matrix, frame.paint.shape)
         # What is hidden, or not seen by the network, says nothing about the seam.
-        unknown = (photo.hole[frame.part][:, :, 0] > 0) | (fill[:, :, -1] < .5)
-        fill = fill[:, :, :-1]
-        fill = fill + harmonic(photo.seen[frame.part] / 255. - fill, unknown)
-        levels = np.full(frame.paint.shape + pixels.shape[2:], whole, pixels.dtype)
-        levels[:, :, :colours] = (np.clip(fill, 0, 1) * whole + .5).astype(pixels.dtype)
-        pixels[frame.part][frame.paint] = levels[frame.paint]
+        unknown = (photo.hole[frame.part][:, :, 0] > 0) | (back(np.ones_like(fill[:, :, 0]))[:, :, 0] < .5)
+        for colour in range(colours):  # one after another: a photo may be huge
+            painted = back(fill[:, :, colour])
+            painted += harmonic(photo.seen[frame.part][:, :, [colour]] / np.float32(255) - painted, unknown)
+            pixels[frame.part][frame.paint, colour] = np.clip(painted[frame.paint, 0], 0, 1) * whole + .5
+        pixels[frame.part][frame.paint, colours:] = whole  # opaque
     return pixels
 
 
@@ -141,13 +141,12 @@ class Photo:
 
         def read(image):
             refuse_tiny(image, path)
-            upright = plain(image)
-            seen = upright if upright.mode in ('L', 'RGB') else flatten(upright)  # no copy: a photo may be huge
-            return upright, seen, image.info.get('icc_profile') if image.mode != 'CMYK' else None
-        upright, seen, self.profile = decode(path, read)
-        self.pixels = np.asarray(upright).reshape(upright.height, upright.width, -1)
-        self.seen = self.pixels if seen is upright else np.asarray(seen).reshape(seen.height, seen.width, -1)
-        if upright.mode == 'I':
+            upright, array = plain(image), lambda image: np.asarray(image).reshape(image.height, image.width, -1)
+            pixels = array(upright)
+            seen = pixels if upright.mode in ('L', 'RGB') else array(flatten(upright))  # no copy: a photo may be huge
+            return pixels, seen, image.info.get('icc_profile') if image.mode != 'CMYK' else None
+        self.pixels, self.seen, self.profile = decode(path, read)
+        if self.pixels.dtype != np.uint8:
             self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
         self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
         eyes = find(self.seen) if find else []
@@ -158,7 +157,8 @@ class Photo:
         if self.file:
             self._hide_file(mask, matrices, shape)
         else:
-            middle = [] if matrices or callable(mask) else [box_matrix(crop_box(seen.size, *shape[:2]), *shape[:2])]
+            middle = [] if matrices or callable(mask) else [
+                box_matrix(crop_box(self.seen.shape[1::-1], *shape[:2]), *shape[:2])]
             self._hide_frames(mask, matrices + middle, shape)
             self.done = len(self.frames) if eyes else 0
         for frame in self.frames:  # once all that is hidden is known
