@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 
-
 import common
 
 NETWORK = 10e9 / 8  # bytes/s of each machine, each way
@@ -70,11 +69,11 @@ def main():
     import neuralnet
     channels = datamanager.Dataset(options.data and os.path.abspath(options.data), (options.size, options.size),
                                    cache=os.path.join(tempfile.mkdtemp(), 'cache')).shape[2]
-    network = neuralnet.ContextEncoder((options.size, options.size, channels), (options.size // 3, options.size // 3))
+    network = neuralnet.ContextEncoder((options.size, options.size, channels))
     weights = 4 * neuralnet.parameters(network.generator_variables + network.discriminator_variables)
     rows, plan = [], []
     for batch in options.batch:
-        arguments = ['--size', options.size, '--epoch', 2, '--batch', batch] + (
+        arguments = ['--size', options.size, '--init', 'none', '--epoch', 2, '--batch', batch] + (
             ['--data', os.path.abspath(options.data)] if options.data else [])
         (one, one_bytes), (two, two_bytes) = [train(options.runtime, workers, arguments) for workers in (1, 2)]
         rows.append((batch, '%.1f' % one, '%.1f' % two, '%.2f' % (two / one), '%.0f' % (one_bytes / 1e6),
