@@ -64,13 +64,14 @@ def paint(session, network, photo):
 def put_back(photo, restored):
     """The pixels of `photo`, a Photo, with its hole repainted from the network's answers.
 
-    restored: for each of its frames [k,H,W,C] float in [0, 1]. The restoration is brought to the photo's own
-    resolution, and corrected so that it meets the photo all along the hole's rim, see `harmonic`. Outside the hole
-    every pixel stays what it was; the hole becomes opaque.
+    restored: for each of its frames [1,H,W,C] float in [0, 1]. The restoration is brought to the photo's own
+    resolution, and corrected so that it meets the photo all along the hole's rim, see `harmonic`: what a grey network
+    paints into a colour photo takes its colours from there. Outside the hole every pixel stays what it was; the hole
+    becomes opaque.
     """
     colours, pixels, whole = photo.seen.shape[2], photo.pixels.copy(), np.iinfo(photo.pixels.dtype).max
     for frame, fill in zip(photo.frames, restored):
-        fill = np.concatenate(list(fill), 2)
+        fill = fill[0]
         if fill.shape[2] > colours:
             fill = fill.mean(2, keepdims=True)
         top, left = frame.part[0].start, frame.part[1].start
@@ -81,7 +82,7 @@ def put_back(photo, restored):
         # What is hidden, or not seen by the network, says nothing about the seam.
         unknown = (photo.hole[frame.part][:, :, 0] > 0) | (back(np.ones_like(fill[:, :, 0]))[:, :, 0] < .5)
         for colour in range(colours):  # one after another: a photo may be huge
-            painted = back(fill[:, :, colour])
+            painted = back(fill[:, :, colour % fill.shape[2]])
             painted += harmonic(photo.seen[frame.part][:, :, [colour]] / np.float32(255) - painted, unknown)
             pixels[frame.part][frame.paint, colour] = np.clip(painted[frame.paint, 0], 0, 1) * whole + .5
         pixels[frame.part][frame.paint, colours:] = whole  # opaque
@@ -102,7 +103,7 @@ def stages(photo, frame, pixels):
         paper = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
         return np.asarray(ImageOps.pad(paper, (TILE, TILE), color='white'))
     eight = lambda array: (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
-    saw = np.concatenate(list(masked(frame.images, frame.mask)), 2)
+    saw = masked(frame.images, frame.mask)[0]
     return np.concatenate([tile(part) for part in (
         close(eight(photo.pixels)), saw, frame.mask * np.uint8(255), close(eight(pixels)))], 1)
 
@@ -113,8 +114,8 @@ class Frame:
     """What the network sees of a photo, and what of it is painted.
 
     matrix: from the frame to the photo. part: the two slices of the photo in which its hole lies, with a rim. paint:
-    [h,w] bool, the hole there. mask: [H,W,1] uint8, the hole in the frame. images: [k,H,W,C] uint8, what the network
-    sees; k = 3, one a colour, where the network is grey and the photo is not.
+    [h,w] bool, the hole there. mask: [H,W,1] uint8, the hole in the frame. images: [1,H,W,C] uint8, what the network
+    sees.
     """
 
     def __init__(self, matrix, part, paint, mask=None):
@@ -162,10 +163,8 @@ class Photo:
             self._hide_frames(mask, matrices + middle, shape)
             self.done = len(self.frames) if eyes else 0
         for frame in self.frames:  # once all that is hidden is known
-            image = view(self.seen, self.hole, frame.matrix, shape[:2])
-            if shape[2] == 3:
-                image = np.broadcast_to(image, shape)
-            frame.images = image[None] if shape[2] == 3 else image.transpose(2, 0, 1)[:, :, :, None]
+            image = picture(view(self.seen, self.hole, frame.matrix, shape[:2]))
+            frame.images = np.asarray(image.convert('L' if shape[2] == 1 else 'RGB')).reshape((1,) + tuple(shape))
             if frame.mask is None:
                 frame.mask = (warp(self.hole * np.uint8(255), frame.matrix, shape[:2]) > 127).astype(np.uint8)
             if frame.mask.all():
