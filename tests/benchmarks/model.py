@@ -26,7 +26,7 @@ WORN = 300  # holes of drawn face masks that it is trained on, too
 PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 30),
           ('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 20),
           ('center,lower', '--adv_weight', 1, '--lr', 4e-4, '--epoch', 18))
-BLEND = .5  # share of the last phase's weights in the model, the rest are of the phase before, see blend()
+BLEND = .7  # share of the last phase's weights in the model, the rest are of the phase before, see blend()
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
