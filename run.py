@@ -255,7 +255,8 @@ def use(options, neuralnet, tf_process, models):
             source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
             what, work = 'photos', photos.restore
         elif not options.export:
-            align = options.align or (not options.data and (folder == models.SHIPPED or kept.get('align', False)))
+            ships = models.locate(folder) == models.locate(models.SHIPPED)
+            align = options.align or (not options.data and (ships or kept.get('align', False)))
             source = faces(options, options.size or shape[:2], mask, align, training=False)
             report_skipped(source)
             shape, what, work = source.shape, 'faces', tf_process.test
