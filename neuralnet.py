@@ -32,7 +32,6 @@ DISCRIMINATOR_RATE = .5               # of the generator's learning rate (two ti
 DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
 ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a
                                       # sum over them: 4 for the 42x42x3 of a 128x128 photo
-MATCHING = 10.                        # weight of feature matching beside the adversarial loss
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
@@ -318,16 +317,10 @@ class ContextEncoder:
         loss_rec = mean(tf.reduce_sum((fake - real) ** 2, [1, 2, 3]))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
-        logits, features = self._discriminator(tf.concat([real, fake], 0), hole)
-        logit_real, logit_fake = tf.split(logits, 2)
+        logit_real, logit_fake = tf.split(self._discriminator(tf.concat([real, fake], 0), hole), 2)
         loss_adv = mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
         loss_dis = mean(tf.nn.softplus(-logit_real)) + mean(tf.nn.softplus(logit_fake))
-        matching = []  # of features, pix2pixHD, Wang et al. 2018, https://arxiv.org/abs/1711.11585
-        for x in features:
-            x_real, x_fake = tf.split(x, 2)
-            matching.append(mean(tf.abs(tf.stop_gradient(x_real) - x_fake)))
-        strength = adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole)
-        loss_generator = loss_rec + strength * (loss_adv + MATCHING * tf.add_n(matching) / len(matching))
+        loss_generator = loss_rec + adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
         return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
                 tf.gradients(loss_generator, variables),
                 tf.gradients(loss_dis, tf.trainable_variables('discriminator')))
@@ -354,14 +347,14 @@ class ContextEncoder:
             return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
 
     def _discriminator(self, windows, hole):
-        """(logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real, features of the stages).
+        """Logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real.
 
         Each part is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
         verdict, a few strong dots made up for texture that was missing everywhere else.
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
             stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3), DISCRIMINATOR_GAIN)
-            return fold(conv(stages[-1], 2, 'judge', 1., tf.identity, side=1)), stages
+            return fold(conv(stages[-1], 2, 'judge', 1., tf.identity, side=1))
 
     def _updates(self, generator_gradients, discriminator_gradients):
         """The operation that applies both players' gradients, averages the weights and adds to the totals."""
