@@ -24,12 +24,9 @@ MARGIN = 1 / 12.                      # surroundings in the window on each side 
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
 SMALLEST_SIDE = STRIDE                # of a picture, for a coarsest stage of at least one cell
 
-GENERATOR_GAIN = 2.                   # of the weights' scale, see weight()
-RESIDUAL = .1                         # of that gain, where a layer's result is added to its input, see residual()
-DISCRIMINATOR_GAIN = 1.               # smaller, and slower: else the discriminator wins, or rests at chance
+SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
 DISCRIMINATOR_RATE = .5               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
                                       # https://arxiv.org/abs/1706.08500)
-DISCRIMINATOR_BETA1 = .5              # of its Adam: less momentum for a moving target (DCGAN, Radford et al. 2016)
 ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a
                                       # sum over them: 4 for the 42x42x3 of a 128x128 photo
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
@@ -39,7 +36,7 @@ LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
 
 # ---------------------------------------------------------------------------------------------------- layers
 
-def weight(name, shape, fan_in, gain):
+def weight(name, shape, fan_in, gain=2.):
     """A float32 variable of `shape`, normal with standard deviation sqrt(gain / fan_in).
 
     gain 2 keeps a signal alive through many rectified layers (He et al. 2015, https://arxiv.org/abs/1502.01852).
@@ -105,16 +102,16 @@ def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3, paired=True):
         return activation(bias(convolve(x, pair(kernel, 3, 2 if paired else None))))
 
 
-def residual(x, name, gain=2.):
+def residual(x, name):
     """x, [N,H,W,C], and a convolution of it, added (He et al. 2016, https://arxiv.org/abs/1512.03385).
 
     The convolution is small at first: the deep network begins as a shallow one (Zhang et al. 2019,
     https://arxiv.org/abs/1901.09321).
     """
-    return x + conv(x, int(x.shape[-1]), name, RESIDUAL * gain)
+    return x + conv(x, int(x.shape[-1]), name, SMALL)
 
 
-def up(x, width, name, gain=2.):
+def up(x, width, name):
     """Transposed convolution of stride 2 of x, [N,H,W,C], to [N,2H,2W,width].
 
     Its kernel is 4x4: a 3x3 one would reach some pixels more often than others and paint checkerboards (Odena et al. 2016,
@@ -122,14 +119,14 @@ def up(x, width, name, gain=2.):
     """
     channels, size = int(x.shape[-1]), tf.shape(x)
     with tf.variable_scope(name):
-        kernel = pair(weight('kernel', [4, 4, width // 2, channels], 4 * channels, gain), 2, 3)
+        kernel = pair(weight('kernel', [4, 4, width // 2, channels], 4 * channels), 2, 3)
         shape = tf.stack([size[0], 2 * size[1], 2 * size[2], width])
         y = tf.nn.conv2d_transpose(x, kernel, shape, strides=[1, 2, 2, 1], padding='SAME')
         y.set_shape([None, None, None, width])
         return tf.nn.elu(bias(y))
 
 
-def channel_wise(x, name, gain=2.):
+def channel_wise(x, name):
     """The paper's channel-wise fully connected layer: in each channel every cell sees every other, channels do not mix.
 
     x: [N,h,w,C]; returns the same shape. One batched matrix product, [C,N,hw] x [C,hw,hw].
@@ -137,7 +134,7 @@ def channel_wise(x, name, gain=2.):
     _, height, breadth, channels = x.shape.as_list()
     cells = height * breadth
     with tf.variable_scope(name):
-        half = weight('kernel', [channels // 2, cells, cells], cells, gain)
+        half = weight('kernel', [channels // 2, cells, cells], cells, SMALL)
         other = tf.reverse(tf.reshape(half, [-1, height, breadth, height, breadth]), [2, 4])
         kernel = both(half, tf.reshape(other, [-1, cells, cells]), 0)
         half = tf.get_variable('bias', [height, breadth, channels // 2], tf.float32, tf.zeros_initializer())
@@ -147,14 +144,14 @@ def channel_wise(x, name, gain=2.):
         return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)
 
 
-def encoder(x, gain):
+def encoder(x):
     """Six stages of two convolutions, pooled between: the features of x, [N,H,W,C], at each, [N,H/2^s,W/2^s,WIDTHS[s]]."""
     stages = []
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
-        x = conv(x, width, 'encode%d_1' % stage, gain, paired=stage > 0)
-        x = residual(x, 'encode%d_2' % stage, gain)
+        x = conv(x, width, 'encode%d_1' % stage, paired=stage > 0)
+        x = residual(x, 'encode%d_2' % stage)
         stages.append(x)
     return stages
 
@@ -172,7 +169,7 @@ def decoder(x, stages, window, channels):
         x = up(x, WIDTHS[stage], 'up%d' % stage)
         if stage in SHORTCUTS:
             seen = stages[stage] if stage >= WINDOW_STAGE else crop(stages[stage], window // 2 ** stage)
-            x += conv(seen, WIDTHS[stage], 'shortcut%d' % stage, RESIDUAL * GENERATOR_GAIN, tf.identity, side=1)
+            x += conv(seen, WIDTHS[stage], 'shortcut%d' % stage, SMALL, tf.identity, side=1)
         x = residual(x, 'decode%d' % stage)
         if stage == WINDOW_STAGE:
             x = crop(x, window // CELL)
@@ -342,8 +339,8 @@ class ContextEncoder:
         getter: custom_getter of the variables.
         """
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
-            stages = encoder(tf.concat([2 * smooth - 1, tile(hole, smooth)], 3), GENERATOR_GAIN)
-            x = stages[-1] + channel_wise(stages[-1], 'channel_wise', RESIDUAL * GENERATOR_GAIN)
+            stages = encoder(tf.concat([2 * smooth - 1, tile(hole, smooth)], 3))
+            x = stages[-1] + channel_wise(stages[-1], 'channel_wise')
             return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
 
     def _discriminator(self, windows, hole):
@@ -353,7 +350,7 @@ class ContextEncoder:
         verdict, a few strong dots made up for texture that was missing everywhere else.
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
-            stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3), DISCRIMINATOR_GAIN)
+            stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3))
             return fold(conv(stages[-1], 2, 'judge', 1., tf.identity, side=1))
 
     def _updates(self, generator_gradients, discriminator_gradients):
@@ -366,7 +363,7 @@ class ContextEncoder:
                     tf.train.AdamOptimizer(self.learning_rate, name='generator_adam'))]
         if discriminator_gradients:
             players.append((self.discriminator_variables, discriminator_gradients, tf.train.AdamOptimizer(
-                DISCRIMINATOR_RATE * self.learning_rate, DISCRIMINATOR_BETA1, name='discriminator_adam')))
+                DISCRIMINATOR_RATE * self.learning_rate, name='discriminator_adam')))
         # Both players' gradients are complete before either's weights change.
         with tf.control_dependencies(generator_gradients + discriminator_gradients):
             applied = [optimizer.apply_gradients(zip(gradients, variables))
