@@ -22,7 +22,6 @@ WINDOW_STAGE = 3                      # the decoder cuts out the window at this 
 CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels
 MARGIN = 1 / 12.                      # surroundings in the window on each side of the hole, as a share of the picture
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
-SMALLEST_SIDE = STRIDE                # of a picture, for a coarsest stage of at least one cell
 
 SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
 DISCRIMINATOR_RATE = .5               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
@@ -144,9 +143,12 @@ def channel_wise(x, name):
         return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)
 
 
-def encoder(x):
-    """Six stages of two convolutions, pooled between: the features of x, [N,H,W,C], at each, [N,H/2^s,W/2^s,WIDTHS[s]]."""
-    stages = []
+def encoder(x, hole):
+    """Six stages of two convolutions, pooled between: the features at each, [N,H/2^s,W/2^s,WIDTHS[s]].
+
+    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1].
+    """
+    x, stages = tf.concat([2 * x - 1, tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))], 3), []
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
@@ -181,11 +183,6 @@ def crop(x, window):
     y = tf.slice(x, tf.concat([[0], window[0], [0]], 0), tf.concat([[-1], window[1], [-1]], 0))
     y.set_shape([None, None, None, x.shape[-1]])
     return y
-
-
-def tile(hole, x):
-    """The hole, [1,H,W,1], once for each of the pictures x, [N,H,W,C]: [N,H,W,1]."""
-    return tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))
 
 
 def paste(x, window, size):
@@ -245,7 +242,7 @@ def window_around(mask):
 class ContextEncoder:
     """Generator, discriminator, losses and restoration for pictures of `shape` (H, W, C), with holes of any size.
 
-    shape:      H, W >= SMALLEST_SIDE, C 1 or 3.
+    shape:      H, W >= STRIDE, for a coarsest stage of at least one cell; C 1 or 3.
     adv_weight: of the adversarial loss in the generator's, times ADVERSARY for each hidden value; 0: no discriminator.
     devices:    names or device functions, see tf.device; each trains on its share of every batch, and their gradients
                 are summed before either player's weights change: the gradients of the whole batch on one device.
@@ -265,9 +262,9 @@ class ContextEncoder:
     """
 
     def __init__(self, shape, adv_weight=1., devices=(None,)):
-        if min(shape[:2]) < SMALLEST_SIDE:
+        if min(shape[:2]) < STRIDE:
             raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (
-                shape[0], shape[1], SMALLEST_SIDE))
+                shape[0], shape[1], STRIDE))
         self.shape = tuple(int(side) for side in shape)
         self.images = tf.placeholder(tf.uint8, (None,) + self.shape, 'images')
         self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
@@ -339,7 +336,7 @@ class ContextEncoder:
         getter: custom_getter of the variables.
         """
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
-            stages = encoder(tf.concat([2 * smooth - 1, tile(hole, smooth)], 3))
+            stages = encoder(smooth, hole)
             x = stages[-1] + channel_wise(stages[-1], 'channel_wise')
             return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
 
@@ -350,8 +347,7 @@ class ContextEncoder:
         verdict, a few strong dots made up for texture that was missing everywhere else.
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
-            stages = encoder(tf.concat([2 * windows - 1, tile(hole, windows)], 3))
-            return fold(conv(stages[-1], 2, 'judge', 1., tf.identity, side=1))
+            return fold(conv(encoder(windows, hole)[-1], 2, 'judge', 1., tf.identity, side=1))
 
     def _updates(self, generator_gradients, discriminator_gradients):
         """The operation that applies both players' gradients, averages the weights and adds to the totals."""
