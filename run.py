@@ -178,7 +178,7 @@ def train(options, neuralnet, tf_process, models, cluster):
     if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
     # The packaged faces lie otherwise than those that the shipped model learnt from.
-    align = options.align or (init == models.SHIPPED and not options.data)
+    align = options.align or (not options.data and models.ships(init))
     dataset = faces(options, size, options.mask or 'center', align)
     report_skipped(dataset)
     with tf_process.locked(options.checkpoints):
@@ -255,8 +255,7 @@ def use(options, neuralnet, tf_process, models):
             source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
             what, work = 'photos', photos.restore
         elif not options.export:
-            ships = models.locate(folder) == models.locate(models.SHIPPED)
-            align = options.align or (not options.data and (ships or kept.get('align', False)))
+            align = options.align or (not options.data and (models.ships(folder) or kept.get('align', False)))
             source = faces(options, options.size or shape[:2], mask, align, training=False)
             report_skipped(source)
             shape, what, work = source.shape, 'faces', tf_process.test
