@@ -1,4 +1,4 @@
-"""Folders of faces to batches: finds, decodes once, splits, orders, masks. Knows NumPy and Pillow, no TensorFlow.
+"""Folders of faces to masked batches: finds, decodes once, splits, orders, hides. Knows NumPy and Pillow, no TensorFlow.
 
 Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
 """
@@ -11,23 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
+PACKAGED_SIZE = 112, 92                  # height and width of the packaged faces as they are
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
-FREE_SHARES = .1, 1 / 3.                 # of the picture that a 'free' mask hides, least and most
-FREE_TESTS = 16                          # such masks in a test, faces take them in turn: a run for each mask
-
-# What a surgical mask hides of an aligned face: (x, y) as shares of the picture's width and height.
-LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
-         (.36, .93), (.24, .84), (.17, .72), (.16, .58), (.34, .56))
 
 warnings.filterwarnings('ignore', module='PIL')  # a damaged file is named once, by us
 # More than 89 million pixels is a mistake or an attack ("decompression bomb"): an error, so that the file is skipped.
@@ -54,151 +49,19 @@ def center_mask(height, width):
     return mask
 
 
-def random_mask(height, width, random):
-    """[height,width,1] uint8: a rectangle with sides a quarter to a half of the picture's, anywhere inside.
+class Center:
+    """Hides the centre of every picture of (height, width): what a Dataset does unless it is handed other masks."""
 
-    random: numpy.random.RandomState that draws it.
-    """
-    mask = np.zeros((height, width, 1), np.uint8)
-    rows, columns = random.randint(height // 4, height // 2 + 1), random.randint(width // 4, width // 2 + 1)
-    top, left = random.randint(0, height - rows + 1), random.randint(0, width - columns + 1)
-    mask[top:top + rows, left:left + columns] = 1
-    return mask
-
-
-def lower_mask(height, width, random=None):
-    """[height,width,1] uint8: mouth, nose tip, cheeks and chin of an aligned face (the polygon LOWER).
-
-    random: numpy.random.RandomState that moves and scales it a little, as real face masks lie, and sets its upper
-    edge from the nose bridge down to just above the mouth; None: as it stands.
-    """
-    points = np.array(LOWER)
-    if random:
-        chin = points.max(0)[1]
-        points = (points - (.5, chin)) * (random.uniform(.85, 1.1), random.uniform(.6, 1.1)) + (.5, chin)
-        points += random.uniform(-.04, .04, 2)
-    image = Image.new('L', (width, height))
-    ImageDraw.Draw(image).polygon([(x * (width - 1), y * (height - 1)) for x, y in points], fill=1)
-    return np.asarray(image)[:, :, None].copy()
-
-
-def free_mask(height, width, random):
-    """[height,width,1] uint8: brush strokes and rectangles of random number, width and place.
-
-    They hide FREE_SHARES of the picture. After the irregular masks of Liu et al. 2018
-    (https://arxiv.org/abs/1804.07723) and the free-form ones of Yu et al. 2019 (https://arxiv.org/abs/1806.03589).
-    random: numpy.random.RandomState that draws it.
-    """
-    image, least = Image.new('L', (width, height)), random.uniform(FREE_SHARES[0], .95 * FREE_SHARES[1])
-    while np.asarray(image).mean() < least:
-        trial = image.copy()
-        (_draw_stroke if random.rand() < .7 else _draw_rectangle)(ImageDraw.Draw(trial), trial.size, random)
-        if np.asarray(trial).mean() <= FREE_SHARES[1]:  # else it is drawn again
-            image = trial
-    return np.asarray(image)[:, :, None].copy()
-
-
-def _draw_stroke(draw, size, random):
-    """A line of a few bends with round ends."""
-    side = min(size)
-    thick, point, angle = side * random.uniform(.04, .15), random.rand(2) * size, random.uniform(0, 2 * np.pi)
-    points = [point]
-    for _ in range(random.randint(1, 6)):
-        angle += random.uniform(-1.2, 1.2)
-        point = point + side * random.uniform(.08, .3) * np.array([np.cos(angle), np.sin(angle)])
-        points.append(point)
-    draw.line([tuple(point) for point in points], fill=1, width=int(round(thick)))
-    for x, y in points:
-        draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=1)
-
-
-def _draw_rectangle(draw, size, random):
-    sides = np.array(size) * random.uniform(.1, .4, 2)
-    start = random.rand(2) * (size - sides)
-    draw.rectangle(tuple(start) + tuple(start + sides), fill=1)
-
-
-def file_mask(path, height, width):
-    """[height,width,1] uint8 from a picture (white = hole), scaled to a size of the same aspect.
-
-    Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
-    """
-    image = decode(path, lambda image: flatten(image).convert('L'), 'a mask')
-    if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
-        raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
-            shown(path), image.height, image.width, height, width))
-    mask = (np.asarray(image.resize((width, height), Image.BILINEAR)) > 127).astype(np.uint8)[:, :, None]
-    if not mask.any():
-        raise DataError('%s: the mask is empty: paint what is to be filled in white' % shown(path))
-    if mask.all():
-        raise DataError('%s: the mask hides the whole picture: leave what is known in black' % shown(path))
-    return mask
-
-
-MASKS = {'center': center_mask, 'lower': lower_mask}                        # as they stand
-DRAWN = {'random': random_mask, 'free': free_mask, 'lower': lower_mask}     # another each time, in training
-
-
-def make_mask(kind, height, width, random=None):
-    """[height,width,1] uint8 of `kind`: one of MASKS, one of DRAWN (by `random`), or the path of a picture."""
-    if kind in DRAWN:
-        return DRAWN[kind](height, width, random)
-    return MASKS[kind](height, width) if kind in MASKS else file_mask(kind, height, width)
-
-
-class Masks:
-    """What --mask hides of pictures of (height, width): another mask for each batch in training, fixed ones in a test.
-
-    text: 'center', 'lower', 'random', 'free', the path of a picture (white = hole) or of a folder of PNGs; or several
-    of them with commas between: each batch draws one, the faces of a test take them in turn. A path with commas that
-    exists is one path. seed: of the masks that a test draws.
-
-    In training 'lower' moves. In a test 'random' is 'center', and a folder's masks go to the faces of their names, or
-    else are taken in turn.
-    Raises DataError where there is no such mask, or a picture is not a mask of that size, see file_mask.
-    """
-
-    def __init__(self, text, height, width, seed=0):
-        self._size = height, width
-        self._kinds = [text] if os.path.exists(text) else text.split(',')
-        for kind in self._kinds:
-            if kind not in MASKS and kind not in DRAWN and not os.path.exists(kind):
-                raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder '
-                                'of PNGs, or several of these with commas between' % (
-                                    shown(kind) or "''", '' if kind == text else ' (of %s)' % shown(text)))
-        self._tested = {kind: self._test_masks(kind, seed) for kind in self._kinds}
-
-    def _test_masks(self, kind, seed):
-        """{name: mask} of all masks of a kind that a test shows."""
-        if kind == 'free':
-            return {number: free_mask(*self._size, random=np.random.RandomState([seed, number]))
-                    for number in range(FREE_TESTS)}
-        if not os.path.isdir(kind) or kind in MASKS or kind in DRAWN:
-            return {kind: make_mask('center' if kind == 'random' else kind, *self._size)}
-        names = [name for name in find_files(kind) if name.lower().endswith('.png')]
-        if not names:
-            raise DataError('%s: no PNG there: give --mask a folder of PNGs, white = hole' % shown(kind))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            masks = pool.map(lambda name: file_mask(os.path.join(kind, name), *self._size), names)
-            return {os.path.splitext(name)[0]: mask for name, mask in zip(names, masks)}
+    def __init__(self, height, width):
+        self._mask = center_mask(height, width)
 
     def draw(self, random):
         """[height,width,1] uint8 to train a batch on. random: numpy.random.RandomState that draws it."""
-        several = len(self._kinds) > 1
-        kind = self._kinds[random.randint(len(self._kinds)) if several else 0]
-        if kind in DRAWN:
-            return DRAWN[kind](*self._size, random=random)
-        masks = list(self._tested[kind].values())
-        return masks[random.randint(len(masks))]
+        return self._mask
 
     def test(self, number, path):
         """[height,width,1] uint8 of the face of that number in the test part and of that relative path."""
-        turn, kind = divmod(number, len(self._kinds))
-        masks, stem = self._tested[self._kinds[kind]], os.path.splitext(path)[0]
-        for name in (stem, os.path.basename(stem)):
-            if name in masks:
-                return masks[name]
-        return list(masks.values())[turn % len(masks)]
+        return self._mask
 
 
 def bounding_box(mask):
@@ -331,8 +194,8 @@ class Dataset:
 
     folder:   images below it, found recursively; None: the packaged ORL faces, split so that no person is in both
               parts. FOLDER/train and FOLDER/test are the split where both exist, else the last tenth by path tests.
-    size:     (height, width) of the pictures; None: the packaged faces' own 112x92.
-    mask:     what is hidden, see Masks.
+    size:     (height, width) of the pictures.
+    masks:    what is hidden: an object with the functions of Center, for that size, as extras.masks makes them.
     seed:     orders the epochs, draws random masks and varies faces, together with the epoch's number.
     cache:    folder of the cache files.
     vary:     how much training faces are turned, scaled, moved and lit differently, 0 to 1, see the function.
@@ -343,17 +206,14 @@ class Dataset:
 
     Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
     skipped, the sentences about files left out.
-    Raises DataError where the folder, its images or the mask cannot be used.
+    Raises DataError where the folder or its images cannot be used.
     """
 
-    def __init__(self, folder=None, size=None, mask='center', seed=0, cache='cache', training=True, vary=0,
+    def __init__(self, folder=None, size=PACKAGED_SIZE, masks=None, seed=0, cache='cache', training=True, vary=0,
                  people=False, align=None):
-        self.seed, self.mask, self._varied = seed, mask, vary
-        height, width = size or (112, 92)
-        # A mask that cannot be used is reported before thousands of images are decoded.
-        self._masks = Masks(mask, height, width, seed)
+        self.seed, self._varied, self._masks = seed, vary, masks or Center(*size)
         root, files = (folder, find_files(folder)) if folder else packaged_faces()
-        self._path, self._files, self.skipped = cached_images(root, files, height, width, cache, align)
+        self._path, self._files, self.skipped = cached_images(root, files, *size, cache=cache, align=align)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
@@ -440,7 +300,7 @@ def split(paths, by_folder=False):
 
 # ------------------------------------------------------------------------------------------------------- cache
 
-def cached_images(folder, files, height, width, cache, align=None):
+def cached_images(folder, files, height, width, cache, align):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,

@@ -21,7 +21,8 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import MASKS, DataError, Dataset, shown
+from datamanager import PACKAGED_SIZE, DataError, Dataset, shown
+from extras.masks import MASKS, Masks
 
 
 def number(kind, low, high):
@@ -105,14 +106,14 @@ def report_skipped(dataset):
         print('skipped %d more' % (len(dataset.skipped) - 20))
 
 
-def announce(options, dataset, network, batch):
+def announce(options, mask, dataset, network, batch):
     """Say what is about to happen."""
     import neuralnet
     import tensorflow.compat.v1 as tf
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture' % (dataset.mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
+    print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
         neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
@@ -179,18 +180,19 @@ def train(options, neuralnet, tf_process, models, cluster):
         print('begins from the model in %s; with --init none from random weights' % init)
     # The packaged faces lie otherwise than those that the shipped model learnt from.
     align = options.align or (not options.data and models.ships(init))
-    dataset = faces(options, size, options.mask or 'center', align)
+    mask = options.mask or 'center'
+    dataset = faces(options, size, mask, align)
     report_skipped(dataset)
     with tf_process.locked(options.checkpoints):
         if options.restart:
             tf_process.clear(options.checkpoints, options.results)
         settings = {
-            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': dataset.mask, 'batch': batch,
+            'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
             'init': init, 'align': align, 'training faces': len(dataset.train)}
         tf_process.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
-        announce(options, dataset, network, batch)
+        announce(options, mask, dataset, network, batch)
 
         def work(session):
             if init != 'none' and not tf_process.models(options.checkpoints):
@@ -207,6 +209,7 @@ def train(options, neuralnet, tf_process, models, cluster):
 def faces(options, size, mask, align, training=True):
     """The Dataset of --data. align: whether the faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
+    masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, people, crop = lfw.fetch(), True, lfw.middle
@@ -214,7 +217,7 @@ def faces(options, size, mask, align, training=True):
         from extras import faces as finding
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
-    return Dataset(folder, size, mask, options.seed, options.cache, training, options.vary, people, crop)
+    return Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
 
 
 def beginning(options, kept, models):
@@ -233,7 +236,7 @@ def beginning(options, kept, models):
     if init != 'none' and source is None:
         raise DataError('%s: no model to begin from: give --init the folder of a trained or exported model, or none' % (
             shown(init)))
-    return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else None)
+    return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else PACKAGED_SIZE)
 
 
 def use(options, neuralnet, tf_process, models):

@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 from tqdm import tqdm
 
 import datamanager
+from extras.masks import lower_mask
 from neuralnet import convolve, weight
 
 SIDE = 128                            # pixels: at this size masks are drawn and found
@@ -27,7 +28,7 @@ STEPS, BATCH, RATE = 2500, 16, 2e-3   # of its training
 DRAWN = 2                             # masks drawn on each of its training faces; once each comes without
 CLOSED, GROWN = 5, 3                  # pixels of SIDE: gaps so wide are closed, then the hole is grown
 CERTAIN = .35                         # probability from which a pixel is face mask: rather too much than a strip left
-SMALLEST = .45                        # of the polygon datamanager.LOWER: a hole that covers less of it is no face mask
+SMALLEST = .45                        # of the polygon masks.LOWER: a hole that covers less of it is no face mask
 
 # The right half of each shape's outline, nose to chin: (x from the middle, y), as shares of width and height.
 SHAPES = {
@@ -327,7 +328,7 @@ def find_mask(face, path=WEIGHTS):
     share = _ready(path)(cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
     hole = cv2.morphologyEx(np.uint8(share > CERTAIN), cv2.MORPH_CLOSE, _disc(CLOSED))
     _, parts, _, _ = cv2.connectedComponentsWithStats(hole)
-    lower = datamanager.lower_mask(SIDE, SIDE)[:, :, 0]
+    lower = lower_mask(SIDE, SIDE)[:, :, 0]
     covered = np.bincount(parts[(lower * hole) > 0], minlength=1)
     if covered.max() < SMALLEST * lower.sum():
         return np.zeros((height, width, 1), np.uint8)

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from datamanager import (DataError, MASKS, bounding_box, crop_box, decode, file_mask, find_files, flatten,
-                         named_like_image, plain, refuse_tiny, shown, unique_names)
+from datamanager import (DataError, bounding_box, crop_box, decode, find_files, flatten, named_like_image, plain,
+                         refuse_tiny, shown, unique_names)
 from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
                           view, warp)
+from extras.masks import MASKS, file_mask
 from tf_process import GRID, RunError, masked, picture, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet

@@ -106,32 +106,3 @@ def test_grey_folder_has_one_channel(tmp_path):
     for i, path in enumerate(face_paths()[:3]):
         shutil.copy(path, str(tmp_path / ('%d.pgm' % i)))
     assert Dataset(str(tmp_path), (40, 32), cache=str(tmp_path / 'cache')).shape == (40, 32, 1)
-
-
-@pytest.mark.parametrize('height,width', [(32, 32), (112, 92), (218, 178)])
-def test_masks(height, width):
-    center = datamanager.center_mask(height, width)
-    top, bottom, left, right = datamanager.bounding_box(center)
-    assert (bottom - top, right - left) == (height // 3, width // 3) and center.sum() == (height // 3) * (width // 3)
-    assert abs(top - (height - bottom)) <= 1 and abs(left - (width - right)) <= 1
-    lower = datamanager.lower_mask(height, width)
-    assert .15 < lower.mean() < .3 and not lower[:int(.45 * height)].any()
-    random = np.random.RandomState(0)
-    for _ in range(50):
-        mask = datamanager.random_mask(height, width, random)
-        top, bottom, left, right = datamanager.bounding_box(mask)
-        assert height // 4 <= bottom - top <= height // 2 and width // 4 <= right - left <= width // 2
-        assert mask.sum() == (bottom - top) * (right - left)
-
-
-def test_mask_from_a_file(tmp_path):
-    drawn = np.zeros((64, 48), np.uint8)
-    drawn[16:32, 24:] = 255
-    Image.fromarray(drawn).save(str(tmp_path / 'mask.png'))
-    assert (datamanager.make_mask(str(tmp_path / 'mask.png'), 32, 24)[:, :, 0] == (drawn[::2, ::2] > 0)).all()
-    with pytest.raises(DataError, match='aspect'):
-        datamanager.make_mask(str(tmp_path / 'mask.png'), 64, 64)
-    for colour, reason in ((0, 'empty'), (255, 'whole')):
-        Image.new('L', (32, 32), colour).save(str(tmp_path / 'flat.png'))
-        with pytest.raises(DataError, match=reason):
-            datamanager.make_mask(str(tmp_path / 'flat.png'), 32, 32)

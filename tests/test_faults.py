@@ -13,6 +13,7 @@ import datamanager
 import run as front_door
 import soak
 from conftest import ROOT, run
+from extras.masks import make_mask
 
 
 def test_killed_at_random_moments_it_ends_as_an_unbroken_run():
@@ -178,7 +179,7 @@ def test_any_command_line_is_understood_or_refused(pairs):
 @given(strategies.integers(32, 400), strategies.integers(32, 400), strategies.sampled_from(['center', 'lower', 'random']),
        strategies.integers(0, 2 ** 31))
 def test_any_mask_hides_something_but_not_all(height, width, kind, seed):
-    mask = datamanager.make_mask(kind, height, width, np.random.RandomState(seed))
+    mask = make_mask(kind, height, width, np.random.RandomState(seed))
     assert mask.shape == (height, width, 1) and mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1}
     top, bottom, left, right = datamanager.bounding_box(mask)

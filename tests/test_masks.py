@@ -7,7 +7,8 @@ from PIL import Image
 
 import datamanager
 from conftest import run
-from datamanager import DataError, Dataset, Masks
+from datamanager import DataError, Dataset
+from extras.masks import Masks, file_mask, lower_mask, make_mask, random_mask
 from test_run import table
 
 
@@ -25,6 +26,35 @@ def drawn(kind, size=(64, 48), number=60):
     return np.array([masks.draw(np.random.RandomState([0, 1, step])) for step in range(number)])
 
 
+@pytest.mark.parametrize('height,width', [(32, 32), (112, 92), (218, 178)])
+def test_masks(height, width):
+    center = datamanager.center_mask(height, width)
+    top, bottom, left, right = datamanager.bounding_box(center)
+    assert (bottom - top, right - left) == (height // 3, width // 3) and center.sum() == (height // 3) * (width // 3)
+    assert abs(top - (height - bottom)) <= 1 and abs(left - (width - right)) <= 1
+    lower = lower_mask(height, width)
+    assert .15 < lower.mean() < .3 and not lower[:int(.45 * height)].any()
+    random = np.random.RandomState(0)
+    for _ in range(50):
+        mask = random_mask(height, width, random)
+        top, bottom, left, right = datamanager.bounding_box(mask)
+        assert height // 4 <= bottom - top <= height // 2 and width // 4 <= right - left <= width // 2
+        assert mask.sum() == (bottom - top) * (right - left)
+
+
+def test_mask_from_a_file(tmp_path):
+    drawn = np.zeros((64, 48), np.uint8)
+    drawn[16:32, 24:] = 255
+    Image.fromarray(drawn).save(str(tmp_path / 'mask.png'))
+    assert (make_mask(str(tmp_path / 'mask.png'), 32, 24)[:, :, 0] == (drawn[::2, ::2] > 0)).all()
+    with pytest.raises(DataError, match='aspect'):
+        make_mask(str(tmp_path / 'mask.png'), 64, 64)
+    for colour, reason in ((0, 'empty'), (255, 'whole')):
+        Image.new('L', (32, 32), colour).save(str(tmp_path / 'flat.png'))
+        with pytest.raises(DataError, match=reason):
+            make_mask(str(tmp_path / 'flat.png'), 32, 32)
+
+
 @pytest.mark.parametrize('size', [(32, 32), (112, 92), (128, 128)])
 def test_free_masks_hide_a_tenth_to_a_third_each_time_otherwise(size):
     masks = drawn('free', size)
@@ -38,7 +68,7 @@ def test_free_masks_hide_a_tenth_to_a_third_each_time_otherwise(size):
 
 
 def test_lower_moves_in_training_and_rests_in_a_test():
-    masks, still = drawn('lower', (128, 128)), datamanager.lower_mask(128, 128)
+    masks, still = drawn('lower', (128, 128)), lower_mask(128, 128)
     tops, bottoms, lefts, rights = np.transpose([datamanager.bounding_box(mask) for mask in masks])
     assert tops.min() < 64 < 76 < tops.max()              # from the nose bridge to just above the mouth
     assert bottoms.min() > 110 and np.ptp(lefts) > 5 and np.ptp(rights) > 5
@@ -49,21 +79,21 @@ def test_lower_moves_in_training_and_rests_in_a_test():
 def test_several_kinds_take_turns(tmp_path, colour_faces):
     rectangle(tmp_path / 'a.png', 0, 10, 0, 48)
     kinds = 'center,lower,free,%s' % (tmp_path / 'a.png')
-    center, file = datamanager.center_mask(64, 48), datamanager.file_mask(str(tmp_path / 'a.png'), 64, 48)
+    center, file = datamanager.center_mask(64, 48), file_mask(str(tmp_path / 'a.png'), 64, 48)
     masks = drawn(kinds, number=200)
     for mask in (center, file):
         assert 25 < (masks == mask).all((1, 2, 3)).sum() < 75
-    data = Dataset(str(colour_faces), (64, 48), kinds, cache=str(tmp_path / 'cache'))
+    data = Dataset(str(colour_faces), (64, 48), Masks(kinds, 64, 48), cache=str(tmp_path / 'cache'))
     tests = {row: mask for rows, mask in data.tests(32) for row in rows}
     assert sorted(tests) == list(data.test) and len(tests) == 4
     assert (tests[data.test[0]] == center).all() and (tests[data.test[3]] == file).all()
-    assert (tests[data.test[1]] == datamanager.lower_mask(64, 48)).all()
+    assert (tests[data.test[1]] == lower_mask(64, 48)).all()
     assert len({mask.tobytes() for _, mask in data.epoch(0, 1)}) > 4
 
 
 def test_a_test_is_the_same_for_the_same_seed(tmp_path, colour_faces):
     def masks(seed, kind='free'):
-        data = Dataset(str(colour_faces), (64, 48), kind, seed, str(tmp_path))
+        data = Dataset(str(colour_faces), (64, 48), Masks(kind, 64, 48, seed), seed, str(tmp_path))
         return [mask.tobytes() for _, mask in data.tests(2)]
     assert masks(0) == masks(0) != masks(1) and len(set(masks(0))) == 4
     assert masks(0, 'random') == 2 * [datamanager.center_mask(64, 48).tobytes()]  # two runs of two faces
@@ -73,7 +103,7 @@ def test_a_folder_of_masks(tmp_path, colour_faces):
     for number, name in enumerate(('37.png', 'x.png', 'more/y.png')):
         rectangle(tmp_path / 'masks' / name, 8 * number, 8 * number + 20, 4, 40)
     (tmp_path / 'masks' / 'notes.txt').write_text('no mask')
-    data = Dataset(str(colour_faces), (64, 48), str(tmp_path / 'masks'), cache=str(tmp_path / 'cache'))
+    data = Dataset(str(colour_faces), (64, 48), Masks(str(tmp_path / 'masks'), 64, 48), cache=str(tmp_path / 'cache'))
     tops = {data.names[row]: datamanager.bounding_box(mask)[0] for rows, mask in data.tests(32) for row in rows}
     assert tops == {'36': 0, '37': 0, '38': 8, '39': 0}  # 37 by its name, all others in turn: 37, more/y, x
     assert {datamanager.bounding_box(mask)[0] for _, mask in data.epoch(0, 2)} == {0, 8, 16}

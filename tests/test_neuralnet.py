@@ -6,6 +6,7 @@ from scipy.ndimage import convolve
 import datamanager
 import neuralnet
 from datamanager import Dataset
+from extras.masks import make_mask, random_mask
 from tf_process import measure, open_session
 
 
@@ -49,7 +50,7 @@ def test_convolve_and_its_gradients():
 def test_a_mirrored_picture_is_restored_to_the_mirror_image(shape):
     """Whatever the weights, and wherever the hole."""
     random, network = np.random.RandomState(0), neuralnet.ContextEncoder(shape, adv_weight=0)
-    images, mask = random.randint(0, 256, (2,) + shape).astype(np.uint8), datamanager.random_mask(*shape[:2], random=random)
+    images, mask = random.randint(0, 256, (2,) + shape).astype(np.uint8), random_mask(*shape[:2], random=random)
     with open_session() as session:
         for average in network._averages.values():
             average.load(.1 * random.randn(*average.shape.as_list()), session)
@@ -122,7 +123,7 @@ def test_any_shape_and_mask_changes_the_hole_alone(shape):
     images = random.randint(0, 256, (2,) + shape).astype(np.uint8)
     with open_session() as session:
         for kind in ('center', 'lower', 'random', 'free'):
-            mask = datamanager.make_mask(kind, shape[0], shape[1], random)
+            mask = make_mask(kind, shape[0], shape[1], random)
             restored = session.run(network.restored, feed(network, images, mask))
             assert restored.shape == images.shape and 0 <= restored.min() and restored.max() <= 1
             difference = np.abs(restored - images / 255.)
@@ -144,7 +145,7 @@ def test_the_window_holds_the_hole_and_some_of_its_surroundings():
     window = neuralnet.window_around(mask)
     with tf.Session() as session:
         for _ in range(20):
-            hole = datamanager.random_mask(128, 96, random)
+            hole = random_mask(128, 96, random)
             top, bottom, left, right = datamanager.bounding_box(hole)
             origin, size = session.run(window, {mask: hole})
             assert not (origin % neuralnet.CELL).any() and not (size % neuralnet.CELL).any()

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 import datamanager
 from conftest import face_paths, run
 from extras import faces, photos
+from extras.masks import lower_mask, make_mask
 
 
 def photo(size=(90, 120)):
@@ -53,7 +54,7 @@ def middle_of(size, mask='center'):
     """The same where no face is found."""
     left, top, right, bottom = [int(round(side)) for side in datamanager.crop_box(size, 32, 32)]
     hole = np.zeros(size[::-1], bool)
-    hole[top:bottom, left:right] = datamanager.make_mask(mask, bottom - top, right - left)[:, :, 0] > 0
+    hole[top:bottom, left:right] = make_mask(mask, bottom - top, right - left)[:, :, 0] > 0
     return hole
 
 
@@ -270,7 +271,7 @@ def test_unmask_leaves_faces_without_mask_alone(tmp_path):
     place, other = (0, 160, (110, 170), 0), (205, 150, (350, 180), 15)
     scene(place, other).save(str(tmp_path / 'two.png'))
     find = lambda seen: [eyes_of(*place), eyes_of(*other)]
-    holes = iter([datamanager.lower_mask(48, 48), np.zeros((48, 48, 1), np.uint8)])
+    holes = iter([lower_mask(48, 48), np.zeros((48, 48, 1), np.uint8)])
     aligned = []
 
     def find_mask(face):

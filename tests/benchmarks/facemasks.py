@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import datamanager
 from extras import facemasks
 from extras.facemasks import GROWN, KINDS, SIDE
+from extras.masks import lower_mask
 
 HELD_OUT = ('ffp2', 'patterned')
 BAND = 13  # pixels around the start that GrabCut may add
@@ -72,7 +72,7 @@ def main():
             path = os.path.join(folder, 'held_out.npz')
             facemasks.learn(train, path, [kind for kind in KINDS if kind not in HELD_OUT])
         network = lambda face: facemasks.find_mask(face, path)
-        lower = datamanager.lower_mask(SIDE, SIDE)
+        lower = lower_mask(SIDE, SIDE)
         finders = (('polygon', lambda face: lower), ('GrabCut from polygon', lambda face: grabcut(face, lower, 25)),
                    ('network', network), ('GrabCut from network', lambda face: grabcut(face, network(face), 13)))
         rows = []

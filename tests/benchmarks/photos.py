@@ -19,7 +19,7 @@ import judge
 import neuralnet
 import tensorflow.compat.v1 as tf
 import tf_process
-from extras import faces, facemasks, models, photos
+from extras import faces, facemasks, masks, models, photos
 
 SHOWN = 6  # portraits in the picture
 
@@ -90,7 +90,7 @@ def main():
         for mask in ('lower', 'center'):
             found, _, (true, masked, after) = restored(
                 session, network, paths['photos'], mask, os.path.join(options.out, mask))
-            hole = (datamanager.MASKS[mask](*shape[:2]) > 0)
+            hole = (masks.MASKS[mask](*shape[:2]) > 0)
             smooth = np.array([faces.harmonic(each.astype(float), hole[:, :, 0]) for each in true]).astype(np.uint8)
             mean = np.where(hole, mean_face(options.faces, shape[:2]), true)
             print('Portraits, mask %s: a face found in %d of %d.\n' % (mask, found, len(paths['photos'])))

@@ -15,6 +15,7 @@ import common
 import datamanager
 import judge
 from extras.faces import harmonic
+from extras.masks import make_mask
 
 
 def restorations(mask, checkpoints, runtime=None):
@@ -41,7 +42,7 @@ def main():
     recogniser = judge.Recogniser()
     for mask in ('lower', 'center'):
         who, whole, masked, restored = restorations(mask, options.checkpoints, options.runtime)
-        hole = datamanager.make_mask(mask, *whole.shape[1:3])[:, :, 0] > 0
+        hole = make_mask(mask, *whole.shape[1:3])[:, :, 0] > 0
         smooth = np.array([harmonic(face.astype(float), hole) for face in whole])
         places = np.array(judge.places(recogniser.found(whole)))
         people, gallery = np.unique(who, return_index=True)
