@@ -2,12 +2,11 @@ import os
 import shutil
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import datamanager
 from conftest import face_paths
-from datamanager import DataError, Dataset
+from datamanager import Dataset
 
 
 def test_packaged_faces_keep_a_person_in_one_part(tmp_path):

@@ -27,6 +27,7 @@ PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 30),
           ('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 20),
           ('center,lower', '--adv_weight', 1, '--lr', 4e-4, '--epoch', 18))
 BLEND = .7  # share of the last phase's weights in the model, the rest are of the phase before, see blend()
+REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
 
@@ -35,14 +36,16 @@ def source(name):
 
 
 def split(data, folder):
-    """Link the images of `data` into folder/train and folder/test, every tenth of each source in the latter."""
+    """Link the images of `data` into folder/train, as REPEATED says, and every tenth of each source into folder/test."""
     names = sorted(name for name in os.listdir(data) if name.lower().endswith(('.jpg', '.png')))
     for part in ('train', 'test'):
         os.makedirs(os.path.join(folder, part))
     for _, group in itertools.groupby(names, source):
         for number, name in enumerate(group):
-            os.symlink(os.path.join(os.path.abspath(data), name),
-                       os.path.join(folder, 'test' if number % 10 == 9 else 'train', name))
+            test = number % 10 == 9
+            for again in range(1 if test else REPEATED.get(source(name), 1)):
+                os.symlink(os.path.join(os.path.abspath(data), name), os.path.join(
+                    folder, 'test' if test else 'train', ('again%d_' % again if again else '') + name))
 
 
 def worn_masks(folder):
