@@ -20,6 +20,7 @@ import tensorflow.compat.v1 as tf
 
 from extras import facemasks
 from extras.facemasks import GROWN, KINDS, SIDE
+from extras.faces import EYES
 from extras.masks import lower_mask
 
 HELD_OUT = ('ffp2', 'patterned')
@@ -36,7 +37,7 @@ def grabcut(face, start, core):
     state[cv2.dilate(start, disc(2 * BAND + 1)) > 0] = cv2.GC_PR_BGD
     state[start[:, :, 0] > 0] = cv2.GC_PR_FGD
     state[cv2.erode(start, disc(core)) > 0] = cv2.GC_FGD
-    state[:int(facemasks.EYES[0][1] * SIDE)] = cv2.GC_BGD
+    state[:int(EYES[0][1] * SIDE)] = cv2.GC_BGD
     if not (state == cv2.GC_FGD).any():
         return np.zeros((SIDE, SIDE, 1), np.uint8)
     cv2.grabCut(face.copy(), state, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
