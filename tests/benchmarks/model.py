@@ -9,24 +9,20 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import tempfile
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import common
 import judge
-from extras import facemasks, models
+from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
-PHASES = (('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 30),
-          ('center,lower,free', '--adv_weight', 0, '--lr', 5e-4, '--epoch', 20),
-          ('center,lower', '--adv_weight', 1, '--lr', 4e-4, '--epoch', 18))
-BLEND = .7  # share of the last phase's weights in the model, the rest are of the phase before, see blend()
+PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 60),
+          ('--adv_weight', 1, '--lr', 4e-4, '--epoch', 16))
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
@@ -57,43 +53,25 @@ def worn_masks(folder):
         Image.fromarray(255 * hole).save(os.path.join(folder, '%03d.png' % number))
 
 
-def train(options, faces, worn):
-    """Train in PHASES, each from the one before, blend the last two, and export the model."""
-    ends = ['none']
-    for number, (masks, *phase) in enumerate(PHASES):
-        folder = os.path.join(options.train, 'phase%d' % (number + 1))
-        os.makedirs(folder, exist_ok=True)
-        common.program(folder, '--data', faces, '--mask', masks + ',' + worn, '--vary', .5, '--init', ends[-1], *phase,
-                       runtime=options.runtime)
-        ends.append(os.path.abspath(os.path.join(folder, 'checkpoints')))
-    blended = os.path.abspath(os.path.join(options.train, 'blended'))
-    blend(ends[-2], ends[-1], BLEND, blended)
-    # By TensorFlow 1.14, since both versions can serve that.
-    common.program('.', '--checkpoints', blended, '--export', os.path.abspath(os.path.join(options.train, 'model')),
-                   runtime='tf1')
-    path = os.path.join(options.train, 'model', 'config.json')
+def train(data, folder, runtime):
+    """Train in PHASES, each from the one before, and export the model. The same command goes on where it stopped."""
+    faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
+    if not os.path.exists(worn):
+        split(data, faces)
+        worn_masks(worn)
+    trained = 'none'
+    for number, phase in enumerate(PHASES):
+        place = os.path.join(folder, 'phase%d' % (number + 1))
+        os.makedirs(place, exist_ok=True)
+        common.program(place, '--data', faces, '--mask', MASKS + ',' + worn, '--vary', .5, '--init', trained, *phase,
+                       runtime=runtime)
+        trained = os.path.join(place, 'checkpoints')
+    common.program('.', '--checkpoints', trained, '--export', model, runtime='tf1')  # both versions can serve that
+    path = os.path.join(model, 'config.json')
     with open(path) as file:
         config = dict(json.load(file), mask=MASKS, init='none')  # not the folders, which nobody else has
     with open(path, 'w') as file:
         json.dump(config, file, indent=1, sort_keys=True)
-
-
-def blend(plain, adversarial, share, folder):
-    """Write to `folder` the averaged generator between those of two folders of checkpoints: `share` of the second's weights.
-
-    Between a network trained without an adversary and one that went on with it lie those that are less blurred than the
-    first and nearer to the truth than the second (network interpolation: ESRGAN, Wang et al. 2018,
-    https://arxiv.org/abs/1809.00219).
-    """
-    first, second = [tf.train.load_checkpoint(each) for each in (plain, adversarial)]
-    with tf.Graph().as_default(), tf.Session() as session:
-        for name in second.get_variable_to_shape_map():
-            if name.endswith(models.AVERAGE):
-                tf.Variable((1 - share) * first.get_tensor(name) + share * second.get_tensor(name), name=name)
-        session.run(tf.global_variables_initializer())
-        os.makedirs(folder, exist_ok=True)
-        tf.train.Saver().save(session, os.path.join(folder, 'model'), global_step=0)
-    shutil.copy(os.path.join(adversarial, 'config.json'), folder)
 
 
 def report(options, faces, folder):
@@ -125,15 +103,13 @@ def main():
     parser.add_argument('--sheet', metavar='PNG')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
+    if options.train:
+        train(options.data, os.path.abspath(options.train), options.runtime)
+        return
     with tempfile.TemporaryDirectory() as folder:
         faces = os.path.join(folder, 'faces')
         split(options.data, faces)
-        if options.train:
-            worn = os.path.join(folder, 'worn')
-            worn_masks(worn)
-            train(options, faces, worn)
-        else:
-            report(options, faces, folder)
+        report(options, faces, folder)
 
 
 if __name__ == '__main__':
