@@ -22,7 +22,7 @@ MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 # Without the adversary first, which is faster and lets the learning rate be higher.
 PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 60),
-          ('--adv_weight', 1, '--lr', 4e-4, '--epoch', 16))
+          ('--adv_weight', 1, '--lr', 4e-4, '--epoch', 12))
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
