@@ -213,7 +213,7 @@ class Dataset:
                  people=False, align=None):
         self.seed, self._varied, self._masks = seed, vary, masks or Center(*size)
         root, files = (folder, find_files(folder)) if folder else packaged_faces()
-        self._path, self._files, self.skipped = cached_images(root, files, *size, cache=cache, align=align)
+        self._path, self._files, self.skipped = cached_images(root, files, size[0], size[1], cache, align)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
@@ -300,7 +300,7 @@ def split(paths, by_folder=False):
 
 # ------------------------------------------------------------------------------------------------------- cache
 
-def cached_images(folder, files, height, width, cache, align):
+def cached_images(folder, files, height, width, cache, align=None):
     """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
