@@ -38,10 +38,9 @@ def split(data, folder):
         os.makedirs(os.path.join(folder, part))
     for _, group in itertools.groupby(names, source):
         for number, name in enumerate(group):
-            test = number % 10 == 9
-            for again in range(1 if test else REPEATED.get(source(name), 1)):
-                os.symlink(os.path.join(os.path.abspath(data), name), os.path.join(
-                    folder, 'test' if test else 'train', ('again%d_' % again if again else '') + name))
+            part, times = ('test', 1) if number % 10 == 9 else ('train', REPEATED.get(source(name), 1))
+            for again in range(times):
+                os.symlink(os.path.join(os.path.abspath(data), name), os.path.join(folder, part, again * 'again_' + name))
 
 
 def worn_masks(folder):
