@@ -21,6 +21,7 @@ PACKAGED_SIZE = 112, 92                  # height and width of the packaged face
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
+CACHE = 2                                # of its fingerprint: higher when the same files make other pixels
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 
@@ -307,7 +308,7 @@ def cached_images(folder, files, height, width, cache, align=None):
     times, of the shape and the alignment, so that any change makes another. Written beside itself and
     renamed when whole; a second process waits for the first. align: see Dataset.
     """
-    kind = (os.path.realpath(folder), height, width) + ((align.__name__,) if align else ())
+    kind = (CACHE, os.path.realpath(folder), height, width) + ((align.__name__,) if align else ())
     fingerprint = hashlib.sha256(repr(kind).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None

@@ -24,7 +24,6 @@ LEAST, SURE = .4, .6   # its score: of a face; of one for which no other attempt
 ATTEMPTS = ((0, 1), (0, .5), (90, 1), (-90, 1), (180, 1))  # degrees that the photo is turned by, share of the square
 TILT = 20              # degrees: a face more tilted is looked for in the photo turned, too
 LOOKS = (200, 1), (200, -1), (160, 1), (160, -1)  # pixels of the frame in a quarter of the square; -1: mirrored
-STILL = .05            # of the distance between the eyes: found again as near as this they are not looked for any more
 TINY = 10              # pixels between the eyes of the smallest face that is restored
 UNKNOWNS = 10 ** 5     # pixels at most that a seam is solved for; larger holes on a coarser grid
 UNEQUIPPED = ('faces cannot be found, %s is missing: make run installs it, or python -m pip install --no-deps '
@@ -70,7 +69,7 @@ def find_faces(seen):
         best = max(best, _look(seen, turn, zoom), key=lambda faces: max([face['score'] for face in faces], default=0))
         if best and best[0]['score'] > SURE and abs(_tilt(best[0])) < TILT:
             break
-    return [_refined(seen, face['eyes']) for face in best]
+    return [_refined(seen, face['eyes']) if apart(face['eyes']) >= TINY else face['eyes'] for face in best]
 
 
 def _tilt(face):
@@ -121,8 +120,8 @@ def _refined(seen, eyes):
     turned aside, which brings its eyes together.
     """
     half = SIDE // 2
-    for _ in range(3):
-        square, matrices, found, last = np.zeros((SIDE, SIDE, 3), np.uint8), [], [], eyes
+    for _ in range(2):
+        square, matrices, found = np.zeros((SIDE, SIDE, 3), np.uint8), [], []
         for number, (side, sign) in enumerate(LOOKS):
             matrix = frame_matrix(eyes, side, side) @ shift(side / 2, side / 2) @ np.diag([sign, 1, 1])
             top, left = half * (number // 2), half * (number % 2)
@@ -131,14 +130,12 @@ def _refined(seen, eyes):
         scores, points, _ = _detect(square)
         for (_, sign), matrix in zip(LOOKS, matrices):
             there = (points @ matrix[:2, :2].T + matrix[:2, 2])[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
-            near = scores * (np.hypot(*(there[:, :2].mean(1) - last.mean(0)).T) < apart(last))
+            near = scores * (np.hypot(*(there[:, :2].mean(1) - eyes.mean(0)).T) < apart(eyes))
             if near.any():
                 found.append(there[near.argmax()])
         if found:
             matrix = similarity(POINTS, np.mean(found, 0))
             eyes = EYES @ matrix[:2, :2].T + matrix[:2, 2]
-        if np.abs(eyes - last).max() < STILL * apart(eyes):
-            break
     return eyes
 
 

@@ -212,7 +212,7 @@ def test_twenty_photos_restored_with_the_model_that_ships(tmp_path):
         hole = binary_fill_holes(binary_closing((true != restored)[:, :, 0], iterations=3))
         ours.append(((restored - true)[hole] ** 2).mean())
         smooth.append(((harmonic(true, hole) - true)[hole] ** 2).mean())
-    assert np.mean(ours) < .95 * np.mean(smooth)  # not by much: an adversary paints what is likely, not the mean
+    assert np.mean(ours) < .8 * np.mean(smooth)
 
 
 def test_labeled_faces_in_the_wild(tmp_path, monkeypatch):

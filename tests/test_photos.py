@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
+from scipy import ndimage
 
 import datamanager
 from conftest import face_paths, run
@@ -100,6 +101,16 @@ def test_every_kind_of_photo_keeps_what_lies_outside_the_hole(model):
         np.testing.assert_array_equal(after[~hole], before[~hole], path.name)
         assert np.abs(after[hole] - before[hole]).mean() > .002 * before.max()
     assert Image.open(str(folder / 'results' / 'restored_grid.png')).size[0] > 5 * 4 * photos.TILE
+
+
+def test_what_lies_beside_the_hole_is_seen_as_it_is(tmp_path):
+    scene((0, 320, (240, 180), 5)).save(str(tmp_path / 'photo.png'))
+    eyes = eyes_of(0, 320, (240, 180), 5)
+    photo = photos.Photo(str(tmp_path / 'photo.png'), 'photo', 'center', (96, 96, 3), lambda seen: [eyes])
+    frame, = photo.frames
+    whole = faces.view(photo.seen, photo.hole * 0, frame.matrix, (96, 96)).astype(int)
+    beside = (ndimage.binary_dilation(frame.mask, np.ones((5, 5, 1))) & (frame.mask == 0))[:, :, 0]
+    assert np.abs(frame.images[0] - whole)[beside].mean() < 2
 
 
 def test_what_the_hole_held_has_no_influence(tmp_path):
@@ -208,6 +219,14 @@ def test_a_face_is_found_wherever_and_however_it_lies(place):
     found = faces.find_faces(np.asarray(scene(place)))
     assert len(found) == 1
     assert np.abs(found[0] - eyes_of(*place)).max() < .2 * faces.apart(found[0])
+
+
+@pytest.mark.parametrize('place', [(0, 280, (240, 180), 0), (205, 120, (260, 150), 12)])
+def test_a_mirrored_photo_is_aligned_as_the_mirror_image(place):
+    """A detector that sees left eyes lower than right ones would tilt every face."""
+    photo = np.asarray(scene(place))
+    (eyes,), (mirrored,) = faces.find_faces(photo), faces.find_faces(photo[:, ::-1])
+    assert np.abs([photo.shape[1], 0] + mirrored[::-1] * [-1, 1] - eyes).max() < .03 * faces.apart(eyes)
 
 
 def test_two_faces_are_found_and_none_in_a_plain_picture():
