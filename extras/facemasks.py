@@ -23,9 +23,10 @@ SIDE = 128                            # pixels: at this size masks are drawn and
 FINE = 2                              # an outline is drawn so many times as large and averaged: smooth edges
 WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'checkpoints', 'facemasks.npz')
 
-WIDTHS = (8, 16, 32, 48)             # channels of the finder's stages, the first at half the picture's size
-STEPS, BATCH, RATE = 2500, 16, 2e-3   # of its training
-DRAWN = 2                             # masks drawn on each of its training faces; once each comes without
+WIDTHS = (12, 24, 40, 56)            # channels of the finder's stages, the first at half the picture's size
+STEPS, BATCH, RATE = 3500, 16, 2e-3   # of its training
+DRAWN = 4                             # masks drawn on each of its training faces; half as many times it comes without
+SUNGLASSES = .15                      # share of them that wear sunglasses, which are no face mask
 CLOSED, GROWN = 5, 3                  # pixels of SIDE: gaps so wide are closed, then the hole is grown
 CERTAIN = .35                         # probability from which a pixel is face mask: rather too much than a strip left
 SMALLEST = .45                        # of the polygon masks.LOWER: a hole that covers less of it is no face mask
@@ -81,7 +82,7 @@ def _outline(half, random):
     worn = random.uniform(.0, .1) if random.rand() < .15 else random.uniform(-.05, .04)  # below the nose, or as usual
     half[:, 1] += worn * (1 - (half[:, 1] - .5) / .5)
     half[:, 1] = .7 + (half[:, 1] - .7) * random.uniform(.85, 1.12)
-    turn = random.normal(0, .16)
+    turn = random.normal(0, .2)
     right, left = half * [random.uniform(.8, 1.12) * (1 + turn), 1], half[1:-1][::-1] * [-1, 1]
     left[:, 0] *= random.uniform(.95, 1.05) * (1 - turn) * right[:, 0].max() / half[:, 0].max() / (1 + turn)
     middle = .5 - .25 * turn + random.normal(0, .012)
@@ -231,6 +232,23 @@ def _light(face, random):
 
 # ---------------------------------------------------------------------------------------------------- learning
 
+def _sunglasses(face, random):
+    """A face, [SIDE,SIDE,3] uint8, aligned, with dark or coloured glasses over its eyes."""
+    canvas, shades = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8), face.astype(np.float32)
+    scaled = lambda *point: tuple(int(round(share * SIDE * FINE)) for share in point)
+    apart, y = random.uniform(.115, .14), random.uniform(.47, .5)
+    axes = scaled(random.uniform(.07, .115), random.uniform(.05, .085))
+    for side in (-1, 1):
+        center = scaled(.5 + side * apart, y)
+        cv2.ellipse(canvas, center, axes, random.uniform(-10, 10) * side, 0, 360, 255, -1)
+        cv2.line(canvas, center, scaled(.5 + side * random.uniform(.3, .36), y - .03), 255, random.randint(2, 8))
+    cv2.line(canvas, scaled(.5 - apart, y - .02), scaled(.5 + apart, y - .02), 255, random.randint(2, 8))
+    lens = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA)[:, :, None] / np.float32(255)
+    colour = 255 * (_colour(random, value=(.05, .6)) if random.rand() < .5 else np.ones(3) * random.uniform(.02, .25))
+    glass = colour * (1 + random.uniform(0, .5) * _smooth(random, random.uniform(3, 12)))[:, :, None]
+    return (shades + random.uniform(.6, 1) * lens * (glass - shades)).clip(0, 255).astype(np.uint8)
+
+
 def _vary(face, mask, random):
     """A face and its mask moved, turned, scaled, mirrored, and the face lit, coloured, blurred anew."""
     scale, angle = np.exp(random.normal(0, .15)), random.normal(0, 6)
@@ -276,7 +294,8 @@ def finder(images):
 def learn(faces, path, kinds=KINDS, steps=STEPS, seed=0):
     """Train a finder on faces, [N,SIDE,SIDE,3] uint8, aligned and without masks; save its weights as a .npz at path."""
     random = np.random.RandomState(seed)
-    examples = [(face, np.zeros((SIDE, SIDE, 1), np.uint8)) for face in faces]
+    faces = [_sunglasses(face, random) if random.rand() < SUNGLASSES else face for face in faces]
+    examples = [(face, np.zeros((SIDE, SIDE, 1), np.uint8)) for face in faces] * (DRAWN // 2)
     for _ in range(DRAWN):
         examples += [draw_mask(face, random, kinds) for face in tqdm(faces, 'drawing', unit='mask', leave=False)]
     with tf.Graph().as_default(), tf.variable_scope('finder'):
