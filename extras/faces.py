@@ -104,7 +104,7 @@ def _look(seen, turn, zoom):
         shift(-SIDE / 2, -SIDE / 2))
     scores, points, radii = _detect(np.broadcast_to(warp(seen, matrix, (SIDE, SIDE)), (SIDE, SIDE, 3)))
     faces = [{'score': score, 'eyes': five[:2], 'middle': five.mean(0), 'turn': turn, 'radius': step * radius}
-             for score, five, radius in zip(scores, points @ matrix[:2, :2].T + matrix[:2, 2], radii)]
+             for score, five, radius in zip(scores, taken(points, matrix), radii)]
     kept = []
     for face in sorted(faces, key=lambda face: -face['score']):
         if not any(_same(face, other) for other in kept):
@@ -129,13 +129,12 @@ def _refined(seen, eyes):
             matrices.append(matrix @ shift(-half / 2 - left, -half / 2 - top))
         scores, points, _ = _detect(square)
         for (_, sign), matrix in zip(LOOKS, matrices):
-            there = (points @ matrix[:2, :2].T + matrix[:2, 2])[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
+            there = taken(points, matrix)[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
             near = scores * (np.hypot(*(there[:, :2].mean(1) - eyes.mean(0)).T) < apart(eyes))
             if near.any():
                 found.append(there[near.argmax()])
         if found:
-            matrix = similarity(POINTS, np.mean(found, 0))
-            eyes = EYES @ matrix[:2, :2].T + matrix[:2, 2]
+            eyes = taken(EYES, similarity(POINTS, np.mean(found, 0)))
     return eyes
 
 
@@ -159,6 +158,11 @@ def similarity(here, there):
     """[3,3]: the turn, scale and shift that take the points `here`, [n,2], nearest to those `there`, in squares."""
     turn, start = np.polyfit(np.asarray(here) @ (1, 1j), np.asarray(there) @ (1, 1j), 1)
     return np.array([[turn.real, -turn.imag, start.real], [turn.imag, turn.real, start.imag], [0, 0, 1]])
+
+
+def taken(points, matrix):
+    """The points, [...,2], where the matrix takes them."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def box_matrix(box, height, width):
@@ -224,7 +228,8 @@ def view(seen, hole, matrix, size):
     """
     part = _window(matrix, size, seen.shape)  # cut out first: a photo may be huge
     visible, matrix = np.float32(1) - hole[part], shift(-part[1].start, -part[0].start) @ matrix
-    # Each pixel is the mean of what is visible of it. In floats: a bicubic step overshoots beside the hole.
+    # Each pixel is the mean of what is visible of it. In floats, since a bicubic step overshoots beside the hole, and one
+    # channel after another: a photo may be huge.
     share = warp(visible, matrix, size)
     colours = [warp(seen[part][:, :, [channel]] * visible, matrix, size) for channel in range(seen.shape[2])]
     known = share[:, :, 0] > .5
