@@ -119,7 +119,7 @@ def _refined(seen, eyes):
     faces a first look is off by 3 degrees and a tenth of the size; this mean is not. The mouth helps where a face is
     turned aside, which brings its eyes together.
     """
-    half = SIDE // 2
+    half, eyes = SIDE // 2, np.round(eyes, 1)  # one picture on every machine: OpenCVs differ in the fifth digit
     for _ in range(2):
         square, matrices, found = np.zeros((SIDE, SIDE, 3), np.uint8), [], []
         for number, (side, sign) in enumerate(LOOKS):
@@ -134,7 +134,7 @@ def _refined(seen, eyes):
             if near.any():
                 found.append(there[near.argmax()])
         if found:
-            eyes = taken(EYES, similarity(POINTS, np.mean(found, 0)))
+            eyes = np.round(taken(EYES, similarity(POINTS, np.mean(found, 0))), 1)
     return eyes
 
 
