@@ -20,6 +20,11 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()
 
 
+def pytest_collection_modifyitems(items):
+    """The longest test first: as the last one it would leave a core idle."""
+    items.sort(key=lambda item: item.module.__name__ != 'test_runtimes')
+
+
 def run(folder, *arguments, python=sys.executable):
     """The finished process of `python run.py ARGUMENTS` in `folder`."""
     return subprocess.run([python, os.path.join(ROOT, 'run.py')] + [str(a) for a in arguments], cwd=str(folder),

@@ -87,7 +87,7 @@ def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_pa
 
 def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
     tmp_path, unbroken = [tmp_path_factory.mktemp(name) for name in ('killed', 'unbroken')]
-    command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '4']
+    command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '8']
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         terminal, end = pty.openpty()  # which gets a bar
         process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end)
