@@ -119,23 +119,20 @@ def _refined(seen, eyes):
     faces a first look is off by 3 degrees and a tenth of the size; this mean is not. The mouth helps where a face is
     turned aside, which brings its eyes together.
     """
-    half, eyes = SIDE // 2, np.round(eyes, 1)  # one picture on every machine: OpenCVs differ in the fifth digit
-    for _ in range(2):
-        square, matrices, found = np.zeros((SIDE, SIDE, 3), np.uint8), [], []
-        for number, (side, sign) in enumerate(LOOKS):
-            matrix = frame_matrix(eyes, side, side) @ shift(side / 2, side / 2) @ np.diag([sign, 1, 1])
-            top, left = half * (number // 2), half * (number % 2)
-            square[top:top + half, left:left + half] = warp(seen, matrix @ shift(-half / 2, -half / 2), (half, half))
-            matrices.append(matrix @ shift(-half / 2 - left, -half / 2 - top))
-        scores, points, _ = _detect(square)
-        for (_, sign), matrix in zip(LOOKS, matrices):
-            there = taken(points, matrix)[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
-            near = scores * (np.hypot(*(there[:, :2].mean(1) - eyes.mean(0)).T) < apart(eyes))
-            if near.any():
-                found.append(there[near.argmax()])
-        if found:
-            eyes = np.round(taken(EYES, similarity(POINTS, np.mean(found, 0))), 1)
-    return eyes
+    eyes = np.round(eyes, 1)  # here and below, for one picture on every machine: OpenCVs differ in the fifth digit
+    half, square, matrices, found = SIDE // 2, np.zeros((SIDE, SIDE, 3), np.uint8), [], []
+    for number, (side, sign) in enumerate(LOOKS):
+        matrix = frame_matrix(eyes, side, side) @ shift(side / 2, side / 2) @ np.diag([sign, 1, 1])
+        top, left = half * (number // 2), half * (number % 2)
+        square[top:top + half, left:left + half] = warp(seen, matrix @ shift(-half / 2, -half / 2), (half, half))
+        matrices.append(matrix @ shift(-half / 2 - left, -half / 2 - top))
+    scores, points, _ = _detect(square)
+    for (_, sign), matrix in zip(LOOKS, matrices):
+        there = taken(points, matrix)[:, [0, 1, 3, 4] if sign > 0 else [1, 0, 4, 3]]
+        near = scores * (np.hypot(*(there[:, :2].mean(1) - eyes.mean(0)).T) < apart(eyes))
+        if near.any():
+            found.append(there[near.argmax()])
+    return np.round(taken(EYES, similarity(POINTS, np.mean(found, 0))), 1) if found else eyes
 
 
 def _same(face, other):
