@@ -155,7 +155,7 @@ def main(options):
         options.checkpoints = models.locate(options.checkpoints)
     try:
         for folder in (options.checkpoints, options.results):
-            tf_process.writable(folder)
+            models.writable(folder)
         tf.set_random_seed(options.seed)
         with tf.device(cluster.placement):
             if using:
@@ -173,7 +173,7 @@ def train(options, neuralnet, tf_process, models, cluster):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
                                   '--checkpoints' % options.checkpoints)
     # What is wrong there is said before thousands of images are read.
-    kept = None if options.restart else tf_process.read_config(options.checkpoints)
+    kept = None if options.restart else models.read_config(options.checkpoints)
     init, size = beginning(options, kept, models)
     fresh = not (kept and tf_process.models(options.checkpoints))
     if fresh and init != 'none':
@@ -183,21 +183,21 @@ def train(options, neuralnet, tf_process, models, cluster):
     mask = options.mask or 'center'
     dataset = faces(options, size, mask, align)
     report_skipped(dataset)
-    with tf_process.locked(options.checkpoints):
+    with models.locked(options.checkpoints):
         if options.restart:
-            tf_process.clear(options.checkpoints, options.results)
+            models.clear(options.checkpoints, options.results)
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
             'init': init, 'align': align, 'training faces': len(dataset.train)}
-        tf_process.check_config(options.checkpoints, settings, fresh=False)
+        models.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, mask, dataset, network, batch)
 
         def work(session):
             if init != 'none' and not tf_process.models(options.checkpoints):
                 models.load(session, network, init)
-            tf_process.check_config(options.checkpoints, settings, fresh=True)  # kept now that nothing can be wrong
+            models.check_config(options.checkpoints, settings, fresh=True)  # kept now that nothing can be wrong
             tf_process.training(session, network, dataset, options.checkpoints, options.results,
                                 options.epoch, batch, options.lr, options.profile)
             tf_process.test(session, network, dataset, options.results)
@@ -242,16 +242,16 @@ def beginning(options, kept, models):
 def use(options, neuralnet, tf_process, models):
     """Test the trained model, restore photos with it, or export it."""
     folder = options.checkpoints
-    kept = tf_process.read_config(folder)
+    kept = models.read_config(folder)
     if kept is None:
         kept, folder = models.settings(models.SHIPPED), models.SHIPPED
         if kept is None:
-            raise tf_process.RunError(tf_process.UNTRAINED % options.checkpoints)
+            raise tf_process.RunError(models.UNTRAINED % options.checkpoints)
         print('%s: no trained model there, so the one that ships is used, %s' % (options.checkpoints, folder))
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    with tf_process.locked(options.checkpoints):
+    with models.locked(options.checkpoints):
         model = {'size': list(options.size or shape[:2])}
         if options.restore or options.unmask:
             from extras import photos
@@ -263,7 +263,7 @@ def use(options, neuralnet, tf_process, models):
             report_skipped(source)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
-        tf_process.check_config(models.locate(folder), model, fresh=False)
+        models.check_config(models.locate(folder), model, fresh=False)
         network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
         with tf_process.open_session() as session:
             models.load(session, network, folder)

@@ -18,7 +18,6 @@ from io import BytesIO
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -35,7 +34,6 @@ BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 col
 QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
 LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError  # another machine of a cluster
-UNTRAINED = '%s: no trained model there: train one with python run.py first'
 
 
 class RunError(Exception):
@@ -254,61 +252,11 @@ def test(session, network, dataset, results):
 
 # ------------------------------------------------------------------------------------------------- checkpoints
 
-@contextmanager
-def locked(checkpoints):
-    """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
-    try:
-        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
-            yield
-    except Timeout:
-        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
-            checkpoints))
-
-
-def read_config(checkpoints):
-    """The settings, a dictionary, that the model in `checkpoints` was trained with; None where there is no model."""
-    path = os.path.join(checkpoints, 'config.json')
-    if not os.path.exists(path):
-        if models(checkpoints):
-            raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
-                           'another --checkpoints' % path)
-        return None
-    try:
-        with open(path) as file:
-            config = dict(json.load(file))
-        if not {'size', 'channels', 'mask'} <= set(config):
-            raise ValueError
-        config.setdefault('init', 'none')
-        return config
-    except (ValueError, TypeError):
-        raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
-
-
-def check_config(checkpoints, config, fresh):
-    """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
-    kept = read_config(checkpoints)
-    for name, value in sorted(config.items()):
-        if kept is not None and kept.get(name) != value:
-            raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
-                           'another --checkpoints' % (checkpoints, name, kept.get(name), value))
-    if kept is None and fresh:
-        with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
-            json.dump(config, file, indent=1, sort_keys=True)
-
-
 def models(checkpoints):
     """Paths of the saved models, without extension, oldest first."""
     found = glob.glob(os.path.join(glob.escape(checkpoints), 'model-*.index'))
     return sorted((path[:-len('.index')] for path in found if re.match(r'.*model-\d+\.index$', path)),
                   key=lambda path: int(path.rsplit('-', 1)[1]))
-
-
-def clear(checkpoints, results):
-    """Remove the model, and the log and grids that belong to it: --restart."""
-    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-*')) + [
-            os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
-            os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
-        remove(path)
 
 
 def remove_unfinished(checkpoints):
@@ -520,15 +468,3 @@ def read_log(path, iteration):
     with open(path, newline='') as file:
         rows = list(csv.reader(file))[1:]
     return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
-
-
-def writable(folder):
-    """Make `folder`, or RunError where nothing can be written into it."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        part = os.path.join(folder, '.writable.part')
-        with open(part, 'w'):
-            pass
-        os.remove(part)
-    except OSError as error:
-        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))

@@ -1,20 +1,26 @@
-"""Ways in and out of a model: the weights that a training begins from or a test uses, and the export of a model.
+"""A folder with a model in it: whose it is, how it was trained, ways in and out.
 
 An exported model is a TensorFlow SavedModel of the averaged generator alone, with the config.json of its training. Its
 variables are a TensorFlow checkpoint, so that this program can use it and begin from it, too.
 """
+import glob
 import json
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from filelock import FileLock, Timeout
 
-from tf_process import UNTRAINED, RunError, models, newest_whole, read_config, replacing
+from tf_process import RunError, models, newest_whole, remove, replacing
 
 SHIPPED = 'checkpoints/faces128'  # beside the program
 AVERAGE = '/ExponentialMovingAverage'
+UNTRAINED = '%s: no trained model there: train one with python run.py first'
 SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the picture's size
 
+
+# ------------------------------------------------------------------------------------------------- the folder
 
 def locate(folder):
     """`folder`; for SHIPPED the one beside the program, if there is none here: it can be named from anywhere."""
@@ -39,6 +45,70 @@ def settings(folder):
     folder = locate(folder)
     return read_config(folder) if models(folder) or exported(folder) else None
 
+
+def read_config(checkpoints):
+    """The settings, a dictionary, that the model in `checkpoints` was trained with; None where there is no model."""
+    path = os.path.join(checkpoints, 'config.json')
+    if not os.path.exists(path):
+        if models(checkpoints):
+            raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
+                           'another --checkpoints' % path)
+        return None
+    try:
+        with open(path) as file:
+            config = dict(json.load(file))
+        if not {'size', 'channels', 'mask'} <= set(config):
+            raise ValueError
+        config.setdefault('init', 'none')
+        return config
+    except (ValueError, TypeError):
+        raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
+
+
+def check_config(checkpoints, config, fresh):
+    """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
+    kept = read_config(checkpoints)
+    for name, value in sorted(config.items()):
+        if kept is not None and kept.get(name) != value:
+            raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
+                           'another --checkpoints' % (checkpoints, name, kept.get(name), value))
+    if kept is None and fresh:
+        with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
+            json.dump(config, file, indent=1, sort_keys=True)
+
+
+def clear(checkpoints, results):
+    """Remove the model, and the log and grids that belong to it: --restart."""
+    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-*')) + [
+            os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
+            os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
+        remove(path)
+
+
+def writable(folder):
+    """Make `folder`, or RunError where nothing can be written into it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        part = os.path.join(folder, '.writable.part')
+        with open(part, 'w'):
+            pass
+        os.remove(part)
+    except OSError as error:
+        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+
+
+@contextmanager
+def locked(checkpoints):
+    """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
+    try:
+        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
+            yield
+    except Timeout:
+        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
+            checkpoints))
+
+
+# ------------------------------------------------------------------------------------------------- in and out
 
 def load(session, network, folder):
     """Give the network the weights of the model in `folder`, a folder of checkpoints or an exported model.
