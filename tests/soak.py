@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import datamanager
 
-COMMAND = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '3', '--batch', '8']
+COMMAND = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '3', '--batch', '16']
 PHASES = (('testing', 'results/test.part'), ('saving', 'checkpoints/*temp*'), ('epochs', 'results/tensorboard/*'),
           ('before the first step', 'checkpoints/lock'), ('cache', 'cache/*.part'))  # by what was written last
 

@@ -140,7 +140,8 @@ def test_wrong_masks_get_a_sentence(tmp_path, monkeypatch, kind, words):
 
 
 def test_trains_and_tests_on_several_kinds(tmp_path, colour_faces):
-    process = run(tmp_path, '--data', colour_faces, '--size', 32, '--epoch', 1, '--mask', 'center,lower,free')
+    process = run(tmp_path, '--data', colour_faces, '--size', 32, '--epoch', 1, '--batch', 12, '--mask',
+                  'center,lower,free')
     assert process.returncode == 0, process.stderr
     assert 'mask: center,lower,free' in process.stdout
     assert json.loads((tmp_path / 'checkpoints' / 'config.json').read_text())['mask'] == 'center,lower,free'
