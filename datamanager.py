@@ -21,7 +21,7 @@ PACKAGED_SIZE = 112, 92                  # height and width of the packaged face
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
-CACHE = 2                                # of its fingerprint: higher when the same files make other pixels
+CACHE = 3                                # of its fingerprint: higher when the same files make other pixels
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 

@@ -234,7 +234,7 @@ def _light(face, random):
 
 def _sunglasses(face, random):
     """A face, [SIDE,SIDE,3] uint8, aligned, with dark or coloured glasses over its eyes."""
-    canvas, shades = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8), face.astype(np.float32)
+    canvas, pixels = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8), face.astype(np.float32)
     scaled = lambda *point: tuple(int(round(share * SIDE * FINE)) for share in point)
     apart, y = random.uniform(.115, .14), random.uniform(.47, .5)
     axes = scaled(random.uniform(.07, .115), random.uniform(.05, .085))
@@ -246,7 +246,7 @@ def _sunglasses(face, random):
     lens = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA)[:, :, None] / np.float32(255)
     colour = 255 * (_colour(random, value=(.05, .6)) if random.rand() < .5 else np.ones(3) * random.uniform(.02, .25))
     glass = colour * (1 + random.uniform(0, .5) * _smooth(random, random.uniform(3, 12)))[:, :, None]
-    return (shades + random.uniform(.6, 1) * lens * (glass - shades)).clip(0, 255).astype(np.uint8)
+    return (pixels + random.uniform(.6, 1) * lens * (glass - pixels)).clip(0, 255).astype(np.uint8)
 
 
 def _vary(face, mask, random):
