@@ -24,8 +24,6 @@ MARGIN = 1 / 12.                      # surroundings in the window on each side 
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
 
 SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
-DISCRIMINATOR_RATE = .5               # of the generator's learning rate (two time-scales, Heusel et al. 2017,
-                                      # https://arxiv.org/abs/1706.08500)
 ADVERSARY = 7.56e-4                   # weight of the adversarial loss per hidden value, since the squared error is a
                                       # sum over them: 4 for the 42x42x3 of a 128x128 photo
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
@@ -143,17 +141,18 @@ def channel_wise(x, name):
         return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)
 
 
-def encoder(x, hole):
-    """Six stages of two convolutions, pooled between: the features at each, [N,H/2^s,W/2^s,WIDTHS[s]].
+def encoder(x, hole, deep=True):
+    """Six stages, pooled between: the features at each, [N,H/2^s,W/2^s,WIDTHS[s]].
 
-    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1].
+    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1]; deep: a second convolution in each stage.
     """
     x, stages = tf.concat([2 * x - 1, tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))], 3), []
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
         x = conv(x, width, 'encode%d_1' % stage, paired=stage > 0)
-        x = residual(x, 'encode%d_2' % stage)
+        if deep:
+            x = residual(x, 'encode%d_2' % stage)
         stages.append(x)
     return stages
 
@@ -251,7 +250,7 @@ class ContextEncoder:
     Feed:
         images         [N,H,W,C] uint8
         mask           [H,W,1] uint8, 1 in the hole
-        learning_rate  [] float32, the generator's
+        learning_rate  [] float32, of both players
     Fetch:
         update         one step of both players
         losses         [5] float32, the batch's LOSSES: reconstruction, adversarial and discriminator loss, shares of
@@ -311,7 +310,8 @@ class ContextEncoder:
         loss_rec = mean(tf.reduce_sum((fake - real) ** 2, [1, 2, 3]))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
-        logit_real, logit_fake = tf.split(self._discriminator(tf.concat([real, fake], 0), hole), 2)
+        # Apart, since the generator's gradient needs the restored ones alone.
+        logit_real, logit_fake = [self._discriminator(x, hole) for x in (real, fake)]
         loss_adv = mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
         loss_dis = mean(tf.nn.softplus(-logit_real)) + mean(tf.nn.softplus(logit_fake))
         loss_generator = loss_rec + adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
@@ -344,10 +344,11 @@ class ContextEncoder:
         """Logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real.
 
         Each part is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
-        verdict, a few strong dots made up for texture that was missing everywhere else.
+        verdict, a few strong dots made up for texture that was missing everywhere else. A second convolution in each
+        stage judged no better (docs/tried.md).
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
-            return fold(conv(encoder(windows, hole)[-1], 2, 'judge', 1., tf.identity, side=1))
+            return fold(conv(encoder(windows, hole, deep=False)[-1], 2, 'judge', 1., tf.identity, side=1))
 
     def _updates(self, generator_gradients, discriminator_gradients):
         """The operation that applies both players' gradients, averages the weights and adds to the totals."""
@@ -355,15 +356,13 @@ class ContextEncoder:
         self.totals = tf.get_variable('totals', [len(LOSSES) + 1], **state)
         self.seconds = tf.get_variable('seconds', [], **state)
         count = tf.cast(tf.shape(self.images)[0], tf.float64)
-        players = [(self.generator_variables, generator_gradients,
-                    tf.train.AdamOptimizer(self.learning_rate, name='generator_adam'))]
+        players = [(self.generator_variables, generator_gradients, 'generator_adam')]
         if discriminator_gradients:
-            players.append((self.discriminator_variables, discriminator_gradients, tf.train.AdamOptimizer(
-                DISCRIMINATOR_RATE * self.learning_rate, name='discriminator_adam')))
+            players.append((self.discriminator_variables, discriminator_gradients, 'discriminator_adam'))
         # Both players' gradients are complete before either's weights change.
         with tf.control_dependencies(generator_gradients + discriminator_gradients):
-            applied = [optimizer.apply_gradients(zip(gradients, variables))
-                       for variables, gradients, optimizer in players]
+            applied = [tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(zip(gradients, variables))
+                       for variables, gradients, name in players]
         with tf.control_dependencies(applied):
             averaged = self._average()
             added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)

@@ -98,14 +98,6 @@ def parse(arguments=None):
     return options
 
 
-def report_skipped(dataset):
-    """Name the files that were left out."""
-    for reason in dataset.skipped[:20]:
-        print('skipped ' + reason)
-    if len(dataset.skipped) > 20:
-        print('skipped %d more' % (len(dataset.skipped) - 20))
-
-
 def announce(options, mask, dataset, network, batch):
     """Say what is about to happen."""
     import neuralnet
@@ -174,7 +166,8 @@ def train(options, neuralnet, tf_process, models, cluster):
                                   '--checkpoints' % options.checkpoints)
     # What is wrong there is said before thousands of images are read.
     kept = None if options.restart else models.read_config(options.checkpoints)
-    init, size = beginning(options, kept, models)
+    init, source = models.beginning(options.init, kept, options.size, packaged=not options.data)
+    size = options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else PACKAGED_SIZE)
     fresh = not (kept and tf_process.models(options.checkpoints))
     if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
@@ -182,7 +175,6 @@ def train(options, neuralnet, tf_process, models, cluster):
     align = options.align or (not options.data and models.ships(init))
     mask = options.mask or 'center'
     dataset = faces(options, size, mask, align)
-    report_skipped(dataset)
     with models.locked(options.checkpoints):
         if options.restart:
             models.clear(options.checkpoints, options.results)
@@ -207,7 +199,7 @@ def train(options, neuralnet, tf_process, models, cluster):
 
 
 def faces(options, size, mask, align, training=True):
-    """The Dataset of --data. align: whether the faces are to be found and aligned by their eyes."""
+    """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
@@ -217,37 +209,17 @@ def faces(options, size, mask, align, training=True):
         from extras import faces as finding
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
-    return Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
-
-
-def beginning(options, kept, models):
-    """(folder of the model to begin from or 'none', size of the pictures) of a training.
-
-    As the options say; else as the training that goes on has it, whose settings are `kept`; else the packaged faces
-    begin from the model that ships, at its size. models: extras.models.
-    """
-    init, shipped = options.init, models.settings(models.SHIPPED)
-    if not init and kept:
-        init = kept['init']
-    elif not init:
-        at_its_size = shipped and list(options.size or shipped['size']) == shipped['size']
-        init = models.SHIPPED if at_its_size and not options.data else 'none'
-    source = kept or (models.settings(init) if init != 'none' else None)
-    if init != 'none' and source is None:
-        raise DataError('%s: no model to begin from: give --init the folder of a trained or exported model, or none' % (
-            shown(init)))
-    return init, options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else PACKAGED_SIZE)
+    dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
+    for reason in dataset.skipped[:20]:
+        print('skipped ' + reason)
+    if len(dataset.skipped) > 20:
+        print('skipped %d more' % (len(dataset.skipped) - 20))
+    return dataset
 
 
 def use(options, neuralnet, tf_process, models):
     """Test the trained model, restore photos with it, or export it."""
-    folder = options.checkpoints
-    kept = models.read_config(folder)
-    if kept is None:
-        kept, folder = models.settings(models.SHIPPED), models.SHIPPED
-        if kept is None:
-            raise tf_process.RunError(models.UNTRAINED % options.checkpoints)
-        print('%s: no trained model there, so the one that ships is used, %s' % (options.checkpoints, folder))
+    folder, kept = models.trained(options.checkpoints)
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
@@ -260,7 +232,6 @@ def use(options, neuralnet, tf_process, models):
         elif not options.export:
             align = options.align or (not options.data and (models.ships(folder) or kept.get('align', False)))
             source = faces(options, options.size or shape[:2], mask, align, training=False)
-            report_skipped(source)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
         models.check_config(models.locate(folder), model, fresh=False)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from filelock import FileLock, Timeout
 
+from datamanager import shown
 from tf_process import RunError, models, newest_whole, remove, replacing
 
 SHIPPED = 'checkpoints/faces128'  # beside the program
@@ -63,6 +64,36 @@ def read_config(checkpoints):
         return config
     except (ValueError, TypeError):
         raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
+
+
+def trained(checkpoints):
+    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the one that ships, and says so."""
+    kept = read_config(checkpoints)
+    if kept is not None:
+        return checkpoints, kept
+    if settings(SHIPPED) is None:
+        raise RunError(UNTRAINED % checkpoints)
+    print('%s: no trained model there, so the one that ships is used, %s' % (checkpoints, SHIPPED))
+    return SHIPPED, settings(SHIPPED)
+
+
+def beginning(init, kept, size, packaged):
+    """(folder of the model that a training begins from or 'none', settings that its size comes from or None).
+
+    init: as the user says, or None: then as the training that goes on has it, whose settings are `kept`; else the
+    `packaged` faces begin from the model that ships, unless another `size` is asked for.
+    """
+    if not init and kept:
+        init = kept['init']
+    elif not init:
+        shipped = settings(SHIPPED)
+        at_its_size = shipped and list(size or shipped['size']) == shipped['size']
+        init = SHIPPED if packaged and at_its_size else 'none'
+    source = kept or (settings(init) if init != 'none' else None)
+    if init != 'none' and source is None:
+        raise RunError('%s: no model to begin from: give --init the folder of a trained or exported model, or none' % (
+            shown(init)))
+    return init, source
 
 
 def check_config(checkpoints, config, fresh):
