@@ -151,8 +151,7 @@ def encoder(x, hole, deep=True):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
         x = conv(x, width, 'encode%d_1' % stage, paired=stage > 0)
-        if deep:
-            x = residual(x, 'encode%d_2' % stage)
+        x = residual(x, 'encode%d_2' % stage) if deep else x
         stages.append(x)
     return stages
 
@@ -356,13 +355,12 @@ class ContextEncoder:
         self.totals = tf.get_variable('totals', [len(LOSSES) + 1], **state)
         self.seconds = tf.get_variable('seconds', [], **state)
         count = tf.cast(tf.shape(self.images)[0], tf.float64)
-        players = [(self.generator_variables, generator_gradients, 'generator_adam')]
-        if discriminator_gradients:
-            players.append((self.discriminator_variables, discriminator_gradients, 'discriminator_adam'))
+        players = [(self.generator_variables, generator_gradients, 'generator_adam'),
+                   (self.discriminator_variables, discriminator_gradients, 'discriminator_adam')]
         # Both players' gradients are complete before either's weights change.
         with tf.control_dependencies(generator_gradients + discriminator_gradients):
             applied = [tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(zip(gradients, variables))
-                       for variables, gradients, name in players]
+                       for variables, gradients, name in players if gradients]
         with tf.control_dependencies(applied):
             averaged = self._average()
             added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)
