@@ -71,10 +71,11 @@ def trained(checkpoints):
     kept = read_config(checkpoints)
     if kept is not None:
         return checkpoints, kept
-    if settings(SHIPPED) is None:
+    kept = settings(SHIPPED)
+    if kept is None:
         raise RunError(UNTRAINED % checkpoints)
     print('%s: no trained model there, so the one that ships is used, %s' % (checkpoints, SHIPPED))
-    return SHIPPED, settings(SHIPPED)
+    return SHIPPED, kept
 
 
 def beginning(init, kept, size, packaged):
