@@ -20,7 +20,6 @@ WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the fin
 STRIDE = 2 ** (len(WIDTHS) - 1)       # pixels of the picture to a cell of the coarsest stage
 WINDOW_STAGE = 3                      # the decoder cuts out the window at this stage: its sides and origin are
 CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels
-MARGIN = 1 / 12.                      # surroundings in the window on each side of the hole, as a share of the picture
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
 
 SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
@@ -54,19 +53,21 @@ def both(x, y, axis):
     return tf.reshape(tf.stack([x, y], axis), shape)
 
 
-def pair(kernel, outputs, inputs=None):
-    """A kernel, [k,k,...], for twice as many output channels: the new ones are the mirror images of the others.
+def reverse(x, view):
+    """x, reversed along the middle one of the three axes of `view`, a shape; TensorFlow 1.14 is slow with more axes."""
+    return tf.reshape(tf.reverse(tf.reshape(x, view), [1]), x.shape.as_list())
+
+
+def pair(kernel, paired=True):
+    """A kernel, [k,k,I,O], for twice as many output channels: the new ones are the mirror images of the others.
 
     A mirrored face is a face, too, and what is known of one side helps to paint the other. So channels come in pairs:
     those of the first half of a layer see what those of the second half see in the mirrored picture. Then the generator
     restores a mirrored picture to the mirror image of the restoration, with half of the weights to learn (Cohen & Welling
-    2016, https://arxiv.org/abs/1602.07576). outputs, inputs: axes of the channels; no inputs: a picture's, which are
-    no pairs.
+    2016, https://arxiv.org/abs/1602.07576). paired: whether the inputs are pairs, too, whose halves change places then.
     """
-    other = tf.reverse(kernel, [1])
-    if inputs:
-        other = tf.roll(other, int(other.shape[inputs]) // 2, inputs)  # its halves change places
-    return both(kernel, other, outputs)
+    side = int(kernel.shape[0])
+    return both(kernel, reverse(kernel, [side, 2 * side if paired else side, -1]), 3)
 
 
 def fold(x):
@@ -87,7 +88,8 @@ def _convolve_gradients(op, dy):
     On TensorFlow 1.14's CPU kernels this takes half the time of `Conv2DBackpropInput`.
     """
     x, kernel = op.inputs
-    return convolve(dy, tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])), tf.nn.conv2d_backprop_filter(
+    flipped = reverse(kernel, [1, int(kernel.shape[0]) ** 2, -1])
+    return convolve(dy, tf.transpose(flipped, [0, 1, 3, 2])), tf.nn.conv2d_backprop_filter(
         x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding='SAME')
 
 
@@ -96,7 +98,7 @@ def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3, paired=True):
     channels = int(x.shape[-1])
     with tf.variable_scope(name):
         kernel = weight('kernel', [side, side, channels, width // 2], side ** 2 * channels, gain)
-        return activation(bias(convolve(x, pair(kernel, 3, 2 if paired else None))))
+        return activation(bias(convolve(x, pair(kernel, paired))))
 
 
 def residual(x, name):
@@ -116,9 +118,9 @@ def up(x, width, name):
     """
     channels, size = int(x.shape[-1]), tf.shape(x)
     with tf.variable_scope(name):
-        kernel = pair(weight('kernel', [4, 4, width // 2, channels], 4 * channels), 2, 3)
+        kernel = pair(weight('kernel', [4, 4, channels, width // 2], 4 * channels))
         shape = tf.stack([size[0], 2 * size[1], 2 * size[2], width])
-        y = tf.nn.conv2d_transpose(x, kernel, shape, strides=[1, 2, 2, 1], padding='SAME')
+        y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]), shape, strides=[1, 2, 2, 1], padding='SAME')
         y.set_shape([None, None, None, width])
         return tf.nn.elu(bias(y))
 
@@ -225,15 +227,13 @@ def border(side):
 def window_around(mask):
     """[2,2] int32: (top, left) and (height, width) of the window around the hole of mask, [H,W,1], multiples of CELL.
 
-    H, W: multiples of STRIDE. The hole has MARGIN around it in the window, where the picture is large enough.
+    H, W: multiples of STRIDE.
     """
     def side(axis):
-        whole = int(mask.shape[axis])
-        margin, hidden = int(np.ceil(MARGIN * whole)), tf.cast(tf.reduce_any(mask > 0, [1 - axis, 2]), tf.int32)
-        first = tf.argmax(hidden, output_type=tf.int32)
-        last = whole - tf.argmax(tf.reverse(hidden, [0]), output_type=tf.int32)
-        first = tf.maximum(first - margin, 0) // CELL * CELL
-        return first, tf.minimum(-(-(last + margin) // CELL) * CELL, whole) - first
+        hidden = tf.cast(tf.reduce_any(mask > 0, [1 - axis, 2]), tf.int32)
+        first = tf.argmax(hidden, output_type=tf.int32) // CELL * CELL
+        last = int(mask.shape[axis]) - tf.argmax(tf.reverse(hidden, [0]), output_type=tf.int32)
+        return first, -(-last // CELL) * CELL - first
     return tf.stack([side(0), side(1)], 1)
 
 

@@ -140,7 +140,7 @@ def test_smooth_fill_continues_a_slope():
     assert np.abs(filled - pictures).max() < .06
 
 
-def test_the_window_holds_the_hole_and_some_of_its_surroundings():
+def test_the_window_is_the_smallest_of_whole_cells_that_holds_the_hole():
     random, mask = np.random.RandomState(0), tf.placeholder(tf.float32, [128, 96, 1])
     window = neuralnet.window_around(mask)
     with tf.Session() as session:
@@ -149,10 +149,9 @@ def test_the_window_holds_the_hole_and_some_of_its_surroundings():
             top, bottom, left, right = datamanager.bounding_box(hole)
             origin, size = session.run(window, {mask: hole})
             assert not (origin % neuralnet.CELL).any() and not (size % neuralnet.CELL).any()
-            end = origin + size
-            assert (origin <= np.maximum([top - 10, left - 8], 0)).all()
-            assert (end >= np.minimum([bottom + 10, right + 8], [128, 96])).all()
-            assert (size <= [bottom - top + 38, right - left + 32]).all()
+            before, behind = [top, left] - origin, origin + size - [bottom, right]
+            assert (before >= 0).all() and (before < neuralnet.CELL).all()
+            assert (behind >= 0).all() and (behind < neuralnet.CELL).all()
 
 
 def test_too_small_a_picture_is_refused():
