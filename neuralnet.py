@@ -66,7 +66,7 @@ def pair(kernel, paired=True):
     restores a mirrored picture to the mirror image of the restoration, with half of the weights to learn (Cohen & Welling
     2016, https://arxiv.org/abs/1602.07576). paired: whether the inputs are pairs, too, whose halves change places then.
     """
-    side = int(kernel.shape[0])
+    side = int(kernel.shape[0])  # below, columns and halves of the inputs are one axis: reversed, both change places
     return both(kernel, reverse(kernel, [side, 2 * side if paired else side, -1]), 3)
 
 
