@@ -27,7 +27,7 @@ from tqdm import tqdm
 LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
        'loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake', 'test_error', 'test_psnr', 'test_ssim')
 SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
-GRID = 100       # faces at most in a grid
+GRID = 40        # faces at most in a grid: of 128x128, they fill a screen
 GRID_BREADTH = 5 # faces beside each other in it
 TEST_BATCH = 32
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns

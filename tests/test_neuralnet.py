@@ -46,6 +46,19 @@ def test_convolve_and_its_gradients():
             np.testing.assert_allclose(*session.run([a, b]), rtol=1e-4, atol=1e-3)
 
 
+def test_up_is_a_transposed_convolution_and_so_are_its_gradients():
+    x = tf.constant(np.random.RandomState(0).randn(2, 3, 5, 4), tf.float32)
+    y = neuralnet.up(x, 6, 'up')
+    kernel = tf.global_variables()[0]
+    theirs = tf.nn.elu(tf.nn.conv2d_transpose(x, tf.transpose(neuralnet.pair(kernel), [0, 1, 3, 2]), [2, 6, 10, 6],
+                                              strides=[1, 2, 2, 1], padding='SAME'))
+    weighted = np.random.RandomState(1).randn(2, 6, 10, 6)
+    with open_session() as session:
+        for ours, library in session.run([(y, theirs)] + list(zip(*[
+                tf.gradients(each * weighted, [x, kernel]) for each in (y, theirs)]))):
+            np.testing.assert_allclose(ours, library, atol=1e-4)
+
+
 @pytest.mark.parametrize('shape', [(32, 64, 1), (46, 52, 3)])
 def test_a_mirrored_picture_is_restored_to_the_mirror_image(shape):
     """Whatever the weights, and wherever the hole."""
@@ -148,6 +161,8 @@ def test_the_window_is_the_smallest_of_whole_cells_that_holds_the_hole():
             hole = random_mask(128, 96, random)
             top, bottom, left, right = datamanager.bounding_box(hole)
             origin, size = session.run(window, {mask: hole})
+            assert [origin[0], size[0], origin[3], size[3]] == [0, -1, 0, -1]  # all pictures, all channels
+            origin, size = origin[1:3], size[1:3]
             assert not (origin % neuralnet.CELL).any() and not (size % neuralnet.CELL).any()
             before, behind = [top, left] - origin, origin + size - [bottom, right]
             assert (before >= 0).all() and (before < neuralnet.CELL).all()
