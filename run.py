@@ -68,8 +68,8 @@ def parse(arguments=None):
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'absolute error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
-    add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, moved and lit '
-        'differently each time, 0 to 1: more for long trainings, less for short ones')
+    add('--vary', type=number(float, 0, 1), default=argparse.SUPPRESS, help='how much training faces are turned, moved '
+        'and lit differently each time, 0 to 1: more for few faces and many epochs (default: .3, the packaged faces 1)')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
@@ -93,6 +93,7 @@ def parse(arguments=None):
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
     for name in ('data', 'size', 'mask', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
+    vars(options).setdefault('vary', .3 if options.data else 1.)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     return options

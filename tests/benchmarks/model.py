@@ -62,7 +62,7 @@ def train(data, folder, runtime):
     for number, phase in enumerate(PHASES):
         place = os.path.join(folder, 'phase%d' % (number + 1))
         os.makedirs(place, exist_ok=True)
-        common.program(place, '--data', faces, '--mask', MASKS + ',' + worn, '--init', trained, *phase,
+        common.program(place, '--data', faces, '--mask', MASKS + ',' + worn, '--vary', .5, '--init', trained, *phase,
                        runtime=runtime)
         trained = os.path.join(place, 'checkpoints')
     common.program('.', '--checkpoints', trained, '--export', model, runtime='tf1')  # both versions can serve that

@@ -52,7 +52,7 @@ def measure(data, size, batch):
     import neuralnet
     import run
     import tf_process
-    dataset = datamanager.Dataset(data, (size, size), vary=run.parse([]).vary)
+    dataset = datamanager.Dataset(data, (size, size), vary=run.parse(['--data', data]).vary)
     began = time.time()
     network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
