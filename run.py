@@ -24,6 +24,8 @@ import numpy as np
 from datamanager import PACKAGED_SIZE, DataError, Dataset, shown
 from extras.masks import MASKS, Masks
 
+VARY = .3  # by default, see --vary
+
 
 def number(kind, low, high):
     """An argparse type: a finite `kind` (int or float) from low to high."""
@@ -69,8 +71,8 @@ def parse(arguments=None):
         'absolute error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
     add('--vary', type=number(float, 0, 1), default=argparse.SUPPRESS, help='how much training faces are turned, moved '
-        'and lit differently each time, 0 to 1: more for few faces and many epochs (default: .3, the packaged faces 1 '
-        'where they are not aligned)')
+        'and lit differently each time, 0 to 1: more for few faces and many epochs (default: %s, the packaged faces 1 '
+        'where they are not aligned)' % VARY)
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
@@ -177,7 +179,7 @@ def train(options, neuralnet, tf_process, models, cluster):
     mask = options.mask or 'center'
     vary = options.vary
     if vary is None:  # few people, who hold their heads otherwise each time, are learnt by heart soon
-        vary = .3 if options.data or align else 1.
+        vary = VARY if options.data or align else 1.
     dataset = faces(options, size, mask, align, vary)
     with models.locked(options.checkpoints):
         if options.restart:

@@ -50,8 +50,9 @@ def measure(data, size, batch):
     tf.disable_v2_behavior()
     import datamanager
     import neuralnet
+    import run as front_door
     import tf_process
-    dataset = datamanager.Dataset(data, (size, size), vary=.3)  # as a training does
+    dataset = datamanager.Dataset(data, (size, size), vary=front_door.VARY)
     began = time.time()
     network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
