@@ -16,8 +16,8 @@ from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
+SIZE = 128, 128                          # height and width of the pictures, unless told otherwise
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
-PACKAGED_SIZE = 112, 92                  # height and width of the packaged faces as they are
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
@@ -210,7 +210,7 @@ class Dataset:
     Raises DataError where the folder or its images cannot be used.
     """
 
-    def __init__(self, folder=None, size=PACKAGED_SIZE, masks=None, seed=0, cache='cache', training=True, vary=0,
+    def __init__(self, folder=None, size=SIZE, masks=None, seed=0, cache='cache', training=True, vary=0,
                  people=False, align=None):
         self.seed, self._varied, self._masks = seed, vary, masks or Center(*size)
         root, files = (folder, find_files(folder)) if folder else packaged_faces()

@@ -21,10 +21,8 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import PACKAGED_SIZE, DataError, Dataset, shown
+from datamanager import SIZE, DataError, Dataset, shown
 from extras.masks import MASKS, Masks
-
-VARY = .3  # by default, see --vary
 
 
 def number(kind, low, high):
@@ -59,7 +57,7 @@ def parse(arguments=None):
         '(default: the packaged ORL faces)',
         default=argparse.SUPPRESS)
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
-        help='pixels of the pictures (default: 128; with --init none the packaged faces 112x92)')
+        help='pixels of the pictures (default: %d, at which the packaged faces are aligned)' % SIZE[0])
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
         help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
         'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
@@ -70,9 +68,8 @@ def parse(arguments=None):
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'absolute error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
-    add('--vary', type=number(float, 0, 1), default=argparse.SUPPRESS, help='how much training faces are turned, moved '
-        'and lit differently each time, 0 to 1: more for few faces and many epochs (default: %s, the packaged faces 1 '
-        'where they are not aligned)' % VARY)
+    add('--vary', type=number(float, 0, 1), default=.3, help='how much training faces are turned, moved and lit '
+        'differently each time, 0 to 1: more for few faces and many epochs')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
@@ -94,7 +91,7 @@ def parse(arguments=None):
     tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
     if sum(bool(getattr(options, task)) for task in tasks) > 1:
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
-    for name in ('data', 'size', 'mask', 'init', 'vary'):  # absent unless given
+    for name in ('data', 'size', 'mask', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
@@ -170,23 +167,18 @@ def train(options, neuralnet, tf_process, models, cluster):
     # What is wrong there is said before thousands of images are read.
     kept = None if options.restart else models.read_config(options.checkpoints)
     init, source = models.beginning(options.init, kept, options.size, packaged=not options.data)
-    size = options.size or (source and tuple(source['size'])) or ((128, 128) if options.data else PACKAGED_SIZE)
+    size = options.size or (source and tuple(source['size'])) or SIZE
     fresh = not (kept and tf_process.models(options.checkpoints))
     if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
-    # The packaged faces lie otherwise than those that the shipped model learnt from.
-    align = options.align or (not options.data and models.ships(init))
-    mask = options.mask or 'center'
-    vary = options.vary
-    if vary is None:  # few people, who hold their heads otherwise each time, are learnt by heart soon
-        vary = VARY if options.data or align else 1.
-    dataset = faces(options, size, mask, align, vary)
+    align, mask = aligned(options, size), options.mask or 'center'
+    dataset = faces(options, size, mask, align, options.vary)
     with models.locked(options.checkpoints):
         if options.restart:
             models.clear(options.checkpoints, options.results)
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
-            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': vary, 'seed': options.seed,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
             'init': init, 'align': align, 'training faces': len(dataset.train)}
         models.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
@@ -204,8 +196,17 @@ def train(options, neuralnet, tf_process, models, cluster):
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
 
+def aligned(options, size):
+    """Whether faces are to be found and aligned by their eyes.
+
+    The packaged ones, too: from 36 people who hold their heads otherwise each time it is not learnt where eyes lie, and dots
+    were painted for them. At another size they stay as they are, which is sooner done.
+    """
+    return options.align or (not options.data and tuple(size) == SIZE)
+
+
 def faces(options, size, mask, align, vary=0, training=True):
-    """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
+    """The Dataset of --data; what it left out is named. align: see aligned()."""
     folder, people, crop = options.data, False, None
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
@@ -236,8 +237,9 @@ def use(options, neuralnet, tf_process, models):
             source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
             what, work = 'photos', photos.restore
         elif not options.export:
-            align = options.align or (not options.data and (models.ships(folder) or kept.get('align', False)))
-            source = faces(options, options.size or shape[:2], mask, align, training=False)
+            size = options.size or shape[:2]
+            align = aligned(options, size) or (not options.data and kept.get('align', False))
+            source = faces(options, size, mask, align, training=False)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
         models.check_config(models.locate(folder), model, fresh=False)

@@ -11,7 +11,7 @@ from datamanager import Dataset
 
 def test_packaged_faces_keep_a_person_in_one_part(tmp_path):
     data = Dataset(cache=str(tmp_path))
-    assert data.shape == (112, 92, 1) and len(data.train) + len(data.test) == 400
+    assert data.shape == (128, 128, 1) and len(data.train) + len(data.test) == 400
     people = [{data.names[row].split('_')[0] for row in part} for part in (data.train, data.test)]
     assert len(people[0]) == 36 and len(people[1]) == 4 and not people[0] & people[1]
 

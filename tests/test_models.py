@@ -16,7 +16,7 @@ import neuralnet
 import tf_process
 from conftest import ROOT, face_paths, run
 from extras import models
-from extras.faces import harmonic
+from extras.faces import align, harmonic
 from test_run import table
 
 SERVE = """
@@ -202,6 +202,17 @@ def test_the_packaged_faces_begin_from_the_shipped_model(clone, tmp_path):
     assert config['init'] == 'checkpoints/faces128'
     process = clone(tmp_path, '--restart', '--init', 'none', '--size', 32, '--epoch', 1, '--batch', 64)
     assert process.returncode == 0 and 'begins from' not in process.stdout
+
+
+def test_the_packaged_faces_are_aligned(clone, tmp_path):
+    process = clone(tmp_path, '--init', 'none', '--size', 128, '--epoch', 1, '--batch', 64)
+    assert process.returncode == 0 and '128x128x1' in process.stdout, process.stderr
+    for seen in (process, clone(tmp_path, '--test_only')):
+        assert seen.returncode == 0, seen.stderr
+        for row in table(tmp_path / 'results' / 'test.csv'):
+            path, = [path for path in face_paths() if path.endswith(os.sep + row['image'].replace('_', os.sep) + '.pgm')]
+            shown = np.asarray(Image.open(str(tmp_path / 'results' / 'test' / (row['image'] + '.png'))))[:, :128]
+            np.testing.assert_array_equal(shown, align(Image.open(path), 128, 128))
 
 
 def test_twenty_photos_restored_with_the_model_that_ships(tmp_path):

@@ -52,7 +52,7 @@ def measure(data, size, batch):
     import neuralnet
     import run as front_door
     import tf_process
-    dataset = datamanager.Dataset(data, (size, size), vary=front_door.VARY)
+    dataset = datamanager.Dataset(data, (size, size), vary=front_door.parse([]).vary)
     began = time.time()
     network = neuralnet.ContextEncoder(dataset.shape)
     figures, inside = {}, []
