@@ -171,8 +171,8 @@ def train(options, neuralnet, tf_process, models, cluster):
     fresh = not (kept and tf_process.models(options.checkpoints))
     if fresh and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
-    align, mask = aligned(options, size), options.mask or 'center'
-    dataset = faces(options, size, mask, align, options.vary)
+    align, mask = options.align or aligned(options.data, size), options.mask or 'center'
+    dataset = faces(options, size, mask, align)
     with models.locked(options.checkpoints):
         if options.restart:
             models.clear(options.checkpoints, options.results)
@@ -196,17 +196,17 @@ def train(options, neuralnet, tf_process, models, cluster):
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
 
 
-def aligned(options, size):
-    """Whether faces are to be found and aligned by their eyes.
+def aligned(data, size):
+    """Whether the faces of --data are found and aligned by their eyes without --align: the packaged ones of SIZE.
 
-    The packaged ones, too: from 36 people who hold their heads otherwise each time it is not learnt where eyes lie, and dots
-    were painted for them. At another size they stay as they are, which is sooner done.
+    From 36 people who hold their heads otherwise each time it is not learnt where eyes lie: dots were painted for them.
+    At another size they stay as they are, which is sooner done.
     """
-    return options.align or (not options.data and tuple(size) == SIZE)
+    return not data and size == SIZE
 
 
-def faces(options, size, mask, align, vary=0, training=True):
-    """The Dataset of --data; what it left out is named. align: see aligned()."""
+def faces(options, size, mask, align, training=True):
+    """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
@@ -216,7 +216,7 @@ def faces(options, size, mask, align, vary=0, training=True):
         from extras import faces as finding
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
-    dataset = Dataset(folder, size, masks, options.seed, options.cache, training, vary, people, crop)
+    dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
     for reason in dataset.skipped[:20]:
         print('skipped ' + reason)
     if len(dataset.skipped) > 20:
@@ -238,7 +238,7 @@ def use(options, neuralnet, tf_process, models):
             what, work = 'photos', photos.restore
         elif not options.export:
             size = options.size or shape[:2]
-            align = aligned(options, size) or (not options.data and kept.get('align', False))
+            align = options.align or aligned(options.data, size) or (not options.data and kept.get('align', False))
             source = faces(options, size, mask, align, training=False)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too

@@ -30,11 +30,6 @@ def locate(folder):
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
 
 
-def ships(folder):
-    """Whether `folder` is that of the model that ships, however it is named."""
-    return os.path.realpath(locate(folder)) == os.path.realpath(locate(SHIPPED))
-
-
 def exported(folder):
     """Path of the exported model's weights, without extension, in a list; [] where there is none."""
     path = os.path.join(folder, 'variables', 'variables')

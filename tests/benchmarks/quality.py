@@ -21,6 +21,7 @@ from sklearn.linear_model import Ridge
 import common
 import datamanager
 import judge
+import run
 from extras.faces import align
 from extras.masks import Masks
 
@@ -116,7 +117,7 @@ def main():
             with tempfile.TemporaryDirectory() as cache:
                 size = pictures[0].shape[1:3]
                 dataset = datamanager.Dataset(options.data, size, Masks(options.mask, *size), cache=cache, training=False,
-                                              align=None if options.data or size != datamanager.SIZE else align)
+                                              align=align if run.aligned(options.data, size) else None)
                 print('%s, mask %s: %d faces to train on, %d to test on\n' % (
                     options.data or 'packaged faces', options.mask, len(dataset.train), len(dataset.test)))
                 print(common.table(['method'] + judge.MEASURES + list(ACCURACIES.values()), []), flush=True)
