@@ -23,8 +23,9 @@ CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
 
 SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
-SOFT = .01                            # the reconstruction loss is absolute for differences that are much larger, squared
-                                      # for smaller ones
+SOFT = .01                            # the generator's reconstruction loss is absolute for differences that are much
+                                      # larger, squared for smaller ones
+CONTRAST = 1.                         # weight in it of differences in contrast(), so that less is blurred
 ADVERSARY = 6.3e-3                    # weight of the adversarial loss per hidden value, since the reconstruction loss is
                                       # a sum over them: 33 for the 42x42x3 of a 128x128 photo
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
@@ -228,6 +229,25 @@ def smooth_fill(x, mask, sweeps=4):
     return tf.transpose(tf.reshape(fill, [height, width, -1, channels]), [2, 0, 1, 3])
 
 
+def absolute(x):
+    """The sum of absolute values in each picture of x, [N,h,w,C]: [N]. Rounded off at zero (Charbonnier et al. 1994).
+
+    Large errors, unlike anything learnt, pull less than squared, and edges stay crisper (Barron 2019,
+    https://arxiv.org/abs/1701.03077).
+    """
+    return tf.reduce_sum(tf.sqrt(x ** 2 + SOFT ** 2), [1, 2, 3])
+
+
+def contrast(x, side=4):
+    """The standard deviation in each box of side x side pixels of x, [N,h,w,C]: [N,h-side+1,w-side+1,C].
+
+    As SSIM compares it (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). Of what is unsure the network paints a
+    mean, which is blurred. That has too little contrast, wherever in the box an edge should be.
+    """
+    mean = lambda y: tf.nn.avg_pool(y, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
+    return tf.sqrt(tf.maximum(mean(x ** 2) - mean(x) ** 2, 0) + SOFT ** 2)
+
+
 # --------------------------------------------------------------------------------------------------- network
 
 def border(side):
@@ -319,11 +339,9 @@ class ContextEncoder:
         real, hole = [crop(x, window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         difference = (fill - real) * hole
-        fake, squares = real + difference, difference ** 2
-        loss_rec = mean(tf.reduce_sum(squares, [1, 2, 3]))
-        # Absolute rather than squared: large errors, unlike anything learnt, pull less, and edges stay crisper.
-        # Charbonnier et al. 1994; see Barron 2019, https://arxiv.org/abs/1701.03077.
-        loss_generator = mean(tf.reduce_sum(tf.sqrt(squares + SOFT ** 2), [1, 2, 3]))
+        fake = real + difference
+        loss_rec = mean(tf.reduce_sum(difference ** 2, [1, 2, 3]))
+        loss_generator = mean(absolute(difference) + CONTRAST * absolute(contrast(fake) - contrast(real)))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_generator, variables), []
         # Apart, since the generator's gradient needs the restored ones alone.
