@@ -66,7 +66,7 @@ def parse(arguments=None):
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
     add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
-        'absolute error, relative to a good one for the size of the hole; 0 trains without an adversary: less '
+        'reconstruction loss, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
     add('--vary', type=number(float, 0, 1), default=.3, help='how much training faces are turned, moved and lit '
         'differently each time, 0 to 1: more for few faces and many epochs')

@@ -153,6 +153,15 @@ def test_smooth_fill_continues_a_slope():
     assert np.abs(filled - pictures).max() < .06
 
 
+def test_contrast_is_the_standard_deviation_in_each_box(faces):
+    images = faces.images(faces.test[:2]) / np.float32(255)
+    with tf.Session() as session:
+        ours = session.run(neuralnet.contrast(tf.constant(images), 5))
+    boxes = [images[:, y:y + 36, x:x + 32] for y in range(5) for x in range(5)]
+    np.testing.assert_allclose(ours, np.hypot(np.std(boxes, 0), neuralnet.SOFT), atol=1e-4)
+    assert ours.std() > .01
+
+
 def test_the_window_is_the_smallest_of_whole_cells_that_holds_the_hole():
     random, mask = np.random.RandomState(0), tf.placeholder(tf.float32, [128, 96, 1])
     window = neuralnet.window_around(mask)
