@@ -20,9 +20,10 @@ from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-# Without the adversary first, which is faster and lets the learning rate be higher.
+# Without the adversary first, which is faster and lets the learning rate be higher; then with half of it: with more, faces
+# are crisper, and the error is higher (docs/model.md).
 PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 60),
-          ('--adv_weight', 1, '--lr', 4e-4, '--epoch', 12))
+          ('--adv_weight', .5, '--lr', 4e-4, '--epoch', 12))
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
