@@ -242,7 +242,8 @@ def contrast(x, side=4):
     """The standard deviation in each box of side x side pixels of x, [N,h,w,C]: [N,h-side+1,w-side+1,C].
 
     As SSIM compares it (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). Of what is unsure the network paints a
-    mean, which is blurred. That has too little contrast, wherever in the box an edge should be.
+    mean, which is blurred. That has too little contrast, wherever in the box an edge should be. SOFT ** 2 is added to the
+    variance, since the root has no slope at zero.
     """
     mean = lambda y: tf.nn.avg_pool(y, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
     return tf.sqrt(tf.maximum(mean(x ** 2) - mean(x) ** 2, 0) + SOFT ** 2)
