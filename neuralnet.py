@@ -23,11 +23,8 @@ CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels
 SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
 
 SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
-SOFT = .01                            # the generator's reconstruction loss is absolute for differences that are much
-                                      # larger, squared for smaller ones
-CONTRAST = 1.                         # weight in it of differences in contrast(), so that less is blurred
-ADVERSARY = 6.3e-3                    # weight of the adversarial loss per hidden value, since the reconstruction loss is
-                                      # a sum over them: 33 for the 42x42x3 of a 128x128 photo
+ADVERSARY = 1.6e-3                    # weight of the adversarial loss per hidden value, since the reconstruction loss is
+                                      # a sum over them: 8.5 for the 42x42x3 of a 128x128 photo
 AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
 
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
@@ -78,11 +75,6 @@ def fold(x):
     return tf.add_n(tf.split(x, 2, 3)) / 2
 
 
-def surround(x, cells):
-    """x, [N,H,W,C], with so many rows and columns of zeros added on each side."""
-    return tf.pad(x, [[0, 0], [cells, cells], [cells, cells], [0, 0]])
-
-
 def convolve(x, kernel, padding='SAME'):
     """Stride-1 convolution of x, [N,H,W,I], with a kernel, [k,k,I,O]: [N,H,W,O] for SAME (k odd), k - 1 less for VALID."""
     with tf.get_default_graph().gradient_override_map({'Conv2D': 'ForwardConvolution'}):
@@ -98,7 +90,7 @@ def _convolve_gradients(op, dy):
     (x, kernel), padding = op.inputs, op.get_attr('padding').decode()
     side = int(kernel.shape[0])
     flipped = tf.transpose(reverse(kernel, [1, side ** 2, -1]), [0, 1, 3, 2])
-    around = surround(dy, side - 1) if padding == 'VALID' else dy
+    around = tf.pad(dy, [[0, 0], [side - 1] * 2, [side - 1] * 2, [0, 0]]) if padding == 'VALID' else dy
     return convolve(around, flipped, padding), tf.nn.conv2d_backprop_filter(
         x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding=padding)
 
@@ -133,7 +125,7 @@ def up(x, width, name):
         # Every other row and column of it makes one of the four pixels.
         parts = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, width]), [0, 2, 4, 1, 3, 5])
         parts = tf.reshape(reverse(parts, [1, 4, -1]), [2, 2, channels, 4 * width])
-        y = tf.depth_to_space(convolve(surround(x, 1), parts, 'VALID'), 2)[:, 1:-1, 1:-1]
+        y = tf.depth_to_space(convolve(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), parts, 'VALID'), 2)[:, 1:-1, 1:-1]
         return tf.nn.elu(bias(y))
 
 
@@ -229,24 +221,33 @@ def smooth_fill(x, mask, sweeps=4):
     return tf.transpose(tf.reshape(fill, [height, width, -1, channels]), [2, 0, 1, 3])
 
 
-def absolute(x):
-    """The sum of absolute values in each picture of x, [N,h,w,C]: [N]. Rounded off at zero (Charbonnier et al. 1994).
+def detail_loss(real, fake, side=4, tiny=1e-4):
+    """How far contrast and structure differ in each box of side x side pixels: [N,h-side+1,w-side+1,C].
 
-    Large errors, unlike anything learnt, pull less than squared, and edges stay crisper (Barron 2019,
-    https://arxiv.org/abs/1701.03077).
+    Both are parts of SSIM (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). Of what is unsure the network paints
+    a mean, which is blurred: it has too little contrast (standard deviation), wherever in the box an edge should be.
+    Structure (correlation) asks for the edge's place; it counts as much as there is true contrast. real, fake: [N,h,w,C]
+    in [0, 1]. tiny is added to variances and covariances, since the root has no slope at zero.
     """
-    return tf.reduce_sum(tf.sqrt(x ** 2 + SOFT ** 2), [1, 2, 3])
+    mean = lambda x: tf.nn.avg_pool(x, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
+    covariance = lambda x, y: mean(x * y) - mean(x) * mean(y)
+    true, painted = [tf.sqrt(tf.maximum(covariance(x, x), 0) + tiny) for x in (real, fake)]
+    return tf.abs(true - painted) + true - (covariance(real, fake) + tiny) / painted
 
 
-def contrast(x, side=4):
-    """The standard deviation in each box of side x side pixels of x, [N,h,w,C]: [N,h-side+1,w-side+1,C].
+def orthogonal(kernel, sweeps=3):
+    """A kernel, [k,k,I,O] with O <= k * k * I, as a matrix whose O columns are made nearly orthonormal, times a factor.
 
-    As SSIM compares it (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). Of what is unsure the network paints a
-    mean, which is blurred. That has too little contrast, wherever in the box an edge should be. SOFT ** 2 is added to the
-    variance, since the root has no slope at zero.
+    By Newton-Schulz iteration with the polynomial of Jordan et al. 2024, see ContextEncoder._descend. The factor makes
+    a step's elements about .2, as Adam's are (Liu et al. 2025, https://arxiv.org/abs/2502.16982): one rate fits both.
     """
-    mean = lambda y: tf.nn.avg_pool(y, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
-    return tf.sqrt(tf.maximum(mean(x ** 2) - mean(x) ** 2, 0) + SOFT ** 2)
+    *rows, columns = kernel.shape.as_list()
+    x = tf.nn.l2_normalize(tf.reshape(kernel, [-1, columns]), [0, 1])
+    first, second = [tf.constant(factor * np.eye(columns), tf.float32) for factor in (3.4445, -4.7750)]
+    for _ in range(sweeps):
+        square = tf.matmul(x, x, transpose_a=True)
+        x = tf.matmul(x, first + tf.matmul(square, second + 2.0315 * square))
+    return tf.reshape(.2 * np.sqrt(np.prod(rows)) * x, kernel.shape)
 
 
 # --------------------------------------------------------------------------------------------------- network
@@ -312,7 +313,7 @@ class ContextEncoder:
         self.generator_variables = tf.trainable_variables('generator')
         self.discriminator_variables = tf.trainable_variables('discriminator')
         losses, *gradients = zip(*towers)
-        self.losses = tf.add_n(losses)
+        self.losses, self._averages = tf.add_n(losses), {}
         self.update = self._updates(*[self._sum(parts) for parts in zip(
             (self.generator_variables, self.discriminator_variables), gradients)])
         self.restored = self._restored()
@@ -332,17 +333,16 @@ class ContextEncoder:
 
         All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
         """
-        def mean(x):  # over the batch, of each picture's mean
-            x = tf.cast(x, tf.float32)
-            return scale * tf.reduce_sum(tf.reduce_mean(tf.reshape(x, [tf.shape(x)[0], -1]), 1))
+        total = lambda x: scale * tf.reduce_sum(x)  # over each picture, the batch's mean
+        mean = lambda x: total(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2, 3]))
         whole, smooth, hole, window = self._prepare(images)
         fill = self._generator(smooth, hole, window)
         real, hole = [crop(x, window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         difference = (fill - real) * hole
         fake = real + difference
-        loss_rec = mean(tf.reduce_sum(difference ** 2, [1, 2, 3]))
-        loss_generator = mean(absolute(difference) + CONTRAST * absolute(contrast(fake) - contrast(real)))
+        loss_rec = total(difference ** 2)
+        loss_generator = total(tf.abs(difference)) + total(detail_loss(real, fake))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_generator, variables), []
         # Apart, since the generator's gradient needs the restored ones alone.
@@ -379,8 +379,7 @@ class ContextEncoder:
         """Logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real.
 
         Each part is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
-        verdict, a few strong dots made up for texture that was missing everywhere else. A second convolution in each
-        stage judged no better (docs/tried.md).
+        verdict, a few strong dots made up for texture that was missing everywhere else.
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
             return fold(conv(encoder(windows, hole, deep=False)[-1], 2, 'judge', 1., tf.identity, side=1))
@@ -391,32 +390,45 @@ class ContextEncoder:
         self.totals = tf.get_variable('totals', [len(LOSSES) + 1], **state)
         self.seconds = tf.get_variable('seconds', [], **state)
         count = tf.cast(tf.shape(self.images)[0], tf.float64)
-        players = [(self.generator_variables, generator_gradients, 'generator_adam'),
-                   (self.discriminator_variables, discriminator_gradients, 'discriminator_adam')]
+        players = [('generator_adam', generator_gradients, self.generator_variables),
+                   ('discriminator_adam', discriminator_gradients, self.discriminator_variables)]
         # Both players' gradients are complete before either's weights change.
         with tf.control_dependencies(generator_gradients + discriminator_gradients):
-            applied = [tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(zip(gradients, variables))
-                       for variables, gradients, name in players if gradients]
+            applied = [self._descend(*player) for player in players if player[1]]
         with tf.control_dependencies(applied):
-            averaged = self._average()
+            averaged = list(self._average())
             added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)
         with tf.control_dependencies(averaged):
             return tf.group(added, tf.assign_add(self.step, 1))
+
+    def _descend(self, name, gradients, variables):
+        """The operation that moves a player's weights: kernels of convolutions by Muon, all else by Adam, named `name`.
+
+        Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a kernel moves by its gradients' momentum, made
+        orthogonal. Rare directions count as much as common ones, and fewer steps teach as much.
+        """
+        pairs, moved = list(zip(gradients, variables)), []
+        for gradient, kernel in [pair for pair in pairs if len(pair[1].shape) == 4]:
+            with tf.device(kernel.device):
+                momentum = tf.get_variable(kernel.op.name + '/momentum', kernel.shape, tf.float32, tf.zeros_initializer(),
+                                           trainable=False)
+                ahead = gradient + .95 * tf.assign(momentum, gradient + .95 * momentum)  # Nesterov's
+                moved.append(tf.assign_sub(kernel, self.learning_rate * orthogonal(ahead)))
+        return tf.group(*moved, tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(
+            [pair for pair in pairs if len(pair[1].shape) < 4]))
 
     def _average(self):
         """Operations that follow the generator's weights with their averages, which begin as equal.
 
         As `tf.train.ExponentialMovingAverage` does it, which takes half a second longer to build.
         """
-        done, self._averages, updates = tf.cast(self.step, tf.float32), {}, []
+        done = tf.cast(self.step, tf.float32)
         decay = tf.minimum(AVERAGE_DECAY, (1 + done) / (10 + done))
         for variable in self.generator_variables:
             with tf.device(variable.device):
-                average = tf.get_variable(variable.op.name + '/ExponentialMovingAverage',
-                                          initializer=variable.initial_value, trainable=False)
-                updates.append(tf.assign_sub(average, (1 - decay) * (average - variable.read_value())))
-            self._averages[variable.op.name] = average
-        return updates
+                average = self._averages[variable.op.name] = tf.get_variable(
+                    variable.op.name + '/ExponentialMovingAverage', initializer=variable.initial_value, trainable=False)
+                yield tf.assign_sub(average, (1 - decay) * (average - variable.read_value()))
 
     def _restored(self):
         """The averaged generator's restoration: `restored`."""
@@ -428,8 +440,3 @@ class ContextEncoder:
         height, width, _ = self.shape
         # Clipped since a rounding error may have left [0, 1].
         return tf.clip_by_value((whole + difference)[:, top:top + height, left:left + width], 0, 1)
-
-
-def parameters(variables):
-    """Number of weights in a list of variables."""
-    return int(sum(np.prod(variable.shape.as_list()) for variable in variables))

@@ -64,11 +64,11 @@ def parse(arguments=None):
         '(default: center)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
-    add('--lr', type=number(float, 1e-8, 1), default=3e-4, help='learning rate at the start, falls along a half cosine')
+    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls along a half cosine')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'reconstruction loss, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
-    add('--vary', type=number(float, 0, 1), default=.3, help='how much training faces are turned, moved and lit '
+    add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, moved and lit '
         'differently each time, 0 to 1: more for few faces and many epochs')
     add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
@@ -107,7 +107,8 @@ def announce(options, mask, dataset, network, batch):
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
     print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
     print('weights: generator {:,}, discriminator {:,}'.format(*[
-        neuralnet.parameters(variables) for variables in (network.generator_variables, network.discriminator_variables)]))
+        sum(variable.shape.num_elements() for variable in variables)
+        for variables in (network.generator_variables, network.discriminator_variables)]))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
         dataset.steps(batch), batch, options.epoch, ', '.join(devices)))
 

@@ -53,7 +53,7 @@ class Interrupted(Exception):
 def training(session, network, dataset, checkpoints, results,
              epochs=20,            # passes over the training part
              batch=4,              # faces a step
-             learning_rate=3e-4,   # the generator's at the start; falls along half a cosine
+             learning_rate=1e-3,   # both players', at the start; falls along half a cosine
              profile=False):       # write results/trace.json
     """Train from the newest checkpoint, if any, to the end of the last epoch.
 

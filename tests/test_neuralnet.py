@@ -153,13 +153,45 @@ def test_smooth_fill_continues_a_slope():
     assert np.abs(filled - pictures).max() < .06
 
 
-def test_contrast_is_the_standard_deviation_in_each_box(faces):
-    images = faces.images(faces.test[:2]) / np.float32(255)
+def test_detail_loss_by_its_definition(faces):
+    """In each box of 4x4 pixels, deviations and correlation as NumPy has them."""
+    images, tiny = faces.images(faces.test[::13]) / np.float64(255), 1e-4
+    real, fake = images[:2], images[2:4]
+    boxes = lambda x: np.array([x[:, y:y + 37, z:z + 33] for y in range(4) for z in range(4)])
+    a, b = boxes(real), boxes(fake)
+    true, painted = np.sqrt(a.var(0) + tiny), np.sqrt(b.var(0) + tiny)
+    correlation = (((a - a.mean(0)) * (b - b.mean(0))).mean(0) + tiny) / (true * painted)
+    expected = np.abs(true - painted) + true * (1 - correlation)
     with tf.Session() as session:
-        ours = session.run(neuralnet.contrast(tf.constant(images), 5))
-    boxes = [images[:, y:y + 36, x:x + 32] for y in range(5) for x in range(5)]
-    np.testing.assert_allclose(ours, np.hypot(np.std(boxes, 0), neuralnet.SOFT), atol=1e-4)
-    assert ours.std() > .01
+        ours = session.run(neuralnet.detail_loss(tf.constant(real, tf.float32), tf.constant(fake, tf.float32)))
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert expected.std() > .01
+
+
+def test_orthogonal_keeps_directions_and_makes_their_weights_alike():
+    x = np.random.RandomState(0).randn(3, 3, 8, 20)
+    with tf.Session() as session:
+        y = session.run(neuralnet.orthogonal(tf.constant(x, tf.float32))) / (.2 * np.sqrt(72))
+    left, _, right = np.linalg.svd(x.reshape(72, 20), full_matrices=False)
+    weights = left.T.dot(y.reshape(72, 20)).dot(right.T)
+    assert .6 < np.diag(weights).min() and np.diag(weights).max() < 1.3
+    np.testing.assert_allclose(weights, np.diag(np.diag(weights)), atol=1e-4)
+
+
+def test_a_step_moves_kernels_far_in_more_than_one_direction(faces):
+    """Muon: the largest singular values of a kernel's step are alike; Adam moves a bias by at most the rate."""
+    network, rate = neuralnet.ContextEncoder(faces.shape), 1e-3
+    variables = network.generator_variables + network.discriminator_variables
+    with open_session() as session:
+        before = session.run(variables)
+        session.run(network.update, feed(network, faces.images(faces.train[:8]), CENTER, rate))
+        steps = [new - old for new, old in zip(session.run(variables), before)]
+    kernels = [step.reshape(-1, step.shape[-1]) for step in steps if step.ndim == 4]
+    assert len(kernels) > 30
+    for step in kernels:  # so few pictures, so small, have not a gradient in every direction
+        values = np.linalg.svd(step, compute_uv=False) / (.2 * rate * np.sqrt(len(step)))
+        assert .6 < values[0] < 1.3 and (values[1:2] > .6).all()
+    assert all(0 < np.abs(step).max() < 1.01 * rate for step in steps if step.ndim != 4)
 
 
 def test_the_window_is_the_smallest_of_whole_cells_that_holds_the_hole():

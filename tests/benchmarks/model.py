@@ -20,10 +20,7 @@ from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-# Without the adversary first, which is faster and lets the learning rate be higher; then with half of it: with more, faces
-# are crisper, and the error is higher (docs/model.md).
-PHASES = (('--adv_weight', 0, '--lr', 5e-4, '--epoch', 60),
-          ('--adv_weight', .5, '--lr', 4e-4, '--epoch', 12))
+EPOCHS = 30  # about two hours on one core
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
@@ -54,19 +51,13 @@ def worn_masks(folder):
 
 
 def train(data, folder, runtime):
-    """Train in PHASES, each from the one before, and export the model. The same command goes on where it stopped."""
+    """Train for EPOCHS and export the model. The same command goes on where it stopped."""
     faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
     if not os.path.exists(worn):
         split(data, faces)
         worn_masks(worn)
-    trained = 'none'
-    for number, phase in enumerate(PHASES):
-        place = os.path.join(folder, 'phase%d' % (number + 1))
-        os.makedirs(place, exist_ok=True)
-        common.program(place, '--data', faces, '--mask', MASKS + ',' + worn, '--vary', .5, '--init', trained, *phase,
-                       runtime=runtime)
-        trained = os.path.join(place, 'checkpoints')
-    common.program('.', '--checkpoints', trained, '--export', model, runtime='tf1')  # both versions can serve that
+    common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, '--epoch', EPOCHS, runtime=runtime)
+    common.program(folder, '--export', model, runtime='tf1')  # both versions can serve that
     path = os.path.join(model, 'config.json')
     with open(path) as file:
         config = dict(json.load(file), mask=MASKS, init='none')  # not the folders, which nobody else has
