@@ -222,12 +222,11 @@ def smooth_fill(x, mask, sweeps=4):
 
 
 def detail_loss(real, fake, side=4, tiny=1e-4):
-    """How far contrast and structure differ in each box of side x side pixels: [N,h-side+1,w-side+1,C].
+    """How far contrast and structure, parts of SSIM, differ in each box of side x side pixels: [N,h-side+1,w-side+1,C].
 
-    Both are parts of SSIM (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). Of what is unsure the network paints
-    a mean, which is blurred: it has too little contrast (standard deviation), wherever in the box an edge should be.
-    Structure (correlation) asks for the edge's place; it counts as much as there is true contrast. real, fake: [N,h,w,C]
-    in [0, 1]. tiny is added to variances and covariances, since the root has no slope at zero.
+    Of what is unsure the network paints a mean, which is blurred: it has too little contrast (standard deviation), wherever
+    in the box an edge should be. Structure (correlation) asks for its place, and counts as much as there is true contrast
+    (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). real, fake: [N,h,w,C]; tiny: the root has no slope at zero.
     """
     mean = lambda x: tf.nn.avg_pool(x, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
     covariance = lambda x, y: mean(x * y) - mean(x) * mean(y)
@@ -291,7 +290,7 @@ class ContextEncoder:
                        the parts of real and of restored windows that the discriminator judged rightly
         restored       [N,H,W,C] float32 in [0, 1], by the averaged generator; the input outside the hole
     State, saved with the weights: step [] int64; totals [6] float64, the epoch's sums of losses * N and of N;
-        seconds [] float64, trained so far.
+        seconds [] float64, trained so far. parameters: numbers of weights of generator and discriminator, not saved.
     """
 
     def __init__(self, shape, adv_weight=1., devices=(None,)):
@@ -313,15 +312,15 @@ class ContextEncoder:
         self.generator_variables = tf.trainable_variables('generator')
         self.discriminator_variables = tf.trainable_variables('discriminator')
         losses, *gradients = zip(*towers)
-        self.losses, self._averages = tf.add_n(losses), {}
-        self.update = self._updates(*[self._sum(parts) for parts in zip(
-            (self.generator_variables, self.discriminator_variables), gradients)])
+        self.losses = tf.add_n(losses)
+        players = self.generator_variables, self.discriminator_variables
+        self.parameters = [sum(variable.shape.num_elements() for variable in variables) for variables in players]
+        self.update = self._updates(*[self._sum(*parts) for parts in zip(players, gradients)])
         self.restored = self._restored()
 
     @staticmethod
-    def _sum(variables_and_gradients):
+    def _sum(variables, gradients):
         """The towers' gradients, summed where the variable lives."""
-        variables, gradients = variables_and_gradients
         total = []
         for variable, parts in zip(variables, zip(*gradients)):
             with tf.device(variable.device):
@@ -342,6 +341,7 @@ class ContextEncoder:
         difference = (fill - real) * hole
         fake = real + difference
         loss_rec = total(difference ** 2)
+        # Absolute: large errors, unlike anything learnt, pull less than squared, and edges stay crisper (Barron 2019).
         loss_generator = total(tf.abs(difference)) + total(detail_loss(real, fake))
         if not adv_weight:
             return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_generator, variables), []
@@ -394,9 +394,9 @@ class ContextEncoder:
                    ('discriminator_adam', discriminator_gradients, self.discriminator_variables)]
         # Both players' gradients are complete before either's weights change.
         with tf.control_dependencies(generator_gradients + discriminator_gradients):
-            applied = [self._descend(*player) for player in players if player[1]]
+            applied = [self._descend(name, gradients, variables) for name, gradients, variables in players if gradients]
         with tf.control_dependencies(applied):
-            averaged = list(self._average())
+            averaged = self._average()
             added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)
         with tf.control_dependencies(averaged):
             return tf.group(added, tf.assign_add(self.step, 1))
@@ -418,17 +418,17 @@ class ContextEncoder:
             [pair for pair in pairs if len(pair[1].shape) < 4]))
 
     def _average(self):
-        """Operations that follow the generator's weights with their averages, which begin as equal.
+        """Operations that follow the generator's weights with averages, which begin as equal.
 
-        As `tf.train.ExponentialMovingAverage` does it, which takes half a second longer to build.
-        """
-        done = tf.cast(self.step, tf.float32)
+        As `tf.train.ExponentialMovingAverage`, which takes half a second longer to build."""
+        done, self._averages, updates = tf.cast(self.step, tf.float32), {}, []
         decay = tf.minimum(AVERAGE_DECAY, (1 + done) / (10 + done))
         for variable in self.generator_variables:
             with tf.device(variable.device):
                 average = self._averages[variable.op.name] = tf.get_variable(
                     variable.op.name + '/ExponentialMovingAverage', initializer=variable.initial_value, trainable=False)
-                yield tf.assign_sub(average, (1 - decay) * (average - variable.read_value()))
+                updates.append(tf.assign_sub(average, (1 - decay) * (average - variable.read_value())))
+        return updates
 
     def _restored(self):
         """The averaged generator's restoration: `restored`."""

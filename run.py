@@ -100,15 +100,12 @@ def parse(arguments=None):
 
 def announce(options, mask, dataset, network, batch):
     """Say what is about to happen."""
-    import neuralnet
     import tensorflow.compat.v1 as tf
     with tf.Session() as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
     print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
-    print('weights: generator {:,}, discriminator {:,}'.format(*[
-        sum(variable.shape.num_elements() for variable in variables)
-        for variables in (network.generator_variables, network.discriminator_variables)]))
+    print('weights: generator {:,}, discriminator {:,}'.format(*network.parameters))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
         dataset.steps(batch), batch, options.epoch, ', '.join(devices)))
 

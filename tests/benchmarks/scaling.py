@@ -70,8 +70,7 @@ def main():
     channels = datamanager.Dataset(options.data and os.path.abspath(options.data), (options.size, options.size),
                                    cache=os.path.join(tempfile.mkdtemp(), 'cache')).shape[2]
     network = neuralnet.ContextEncoder((options.size, options.size, channels))
-    weights = 4 * sum(variable.shape.num_elements() for variable in
-                      network.generator_variables + network.discriminator_variables)
+    weights = 4 * sum(network.parameters)
     rows, plan = [], []
     for batch in options.batch:
         arguments = ['--size', options.size, '--init', 'none', '--epoch', 2, '--batch', batch] + (
