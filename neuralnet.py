@@ -418,9 +418,8 @@ class ContextEncoder:
             [pair for pair in pairs if len(pair[1].shape) < 4]))
 
     def _average(self):
-        """Operations that follow the generator's weights with averages, which begin as equal.
-
-        As `tf.train.ExponentialMovingAverage`, which takes half a second longer to build."""
+        """Operations that follow the generator's weights with averages, which begin as equal."""
+        # By hand, since tf.train.ExponentialMovingAverage takes half a second longer to build.
         done, self._averages, updates = tf.cast(self.step, tf.float32), {}, []
         decay = tf.minimum(AVERAGE_DECAY, (1 + done) / (10 + done))
         for variable in self.generator_variables:
