@@ -248,8 +248,9 @@ def use(options, neuralnet, tf_process, models):
                 models.export(session, network, options.export, kept)
                 print('exported: %s' % options.export)
                 return
-            if mask != kept['mask'] and not options.unmask:
-                print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, mask))
+            hidden = 'face masks' if options.unmask else mask
+            if 'lower' not in kept['mask'] if options.unmask else mask != kept['mask']:
+                print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, hidden))
             work(session, network, source, options.results)
 
 

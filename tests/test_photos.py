@@ -8,7 +8,7 @@ from scipy import ndimage
 
 import datamanager
 from conftest import face_paths, run
-from extras import faces, photos
+from extras import facemasks, faces, photos
 from extras.masks import lower_mask, make_mask
 
 
@@ -302,6 +302,25 @@ def test_unmask_leaves_faces_without_mask_alone(tmp_path):
     assert photo.hole[:, 200:].sum() == 0 < photo.hole.sum()
     photo = photos.Photo(str(tmp_path / 'two.png'), 'two', lambda face: face[:, :, :1] * 0, (48, 48, 1), find)
     assert not photo.frames and 'left alone' in photo.summary()
+
+
+def test_unmask_repaints_the_face_mask_and_no_more(model):
+    folder, options = model
+    face = np.asarray(photo((276, 336)))
+    face = faces.view(face, face[:, :, :1] * 0, faces.frame_matrix(faces.find_faces(face)[0], 128, 128), (128, 128))
+    masked, worn = facemasks.draw_mask(face.astype(np.uint8), np.random.RandomState(1), ('surgical',))
+    for name, picture in (('bare.png', face.astype(np.uint8)), ('worn.png', masked)):
+        Image.fromarray(picture).resize((384, 384), Image.BICUBIC).save(str(folder / name))
+    process = run(folder, '--unmask', 'bare.png', 'worn.png', *options)
+    assert process.returncode == 0, process.stderr
+    assert 'trained with mask center, these photos are hidden by face masks' in process.stdout
+    lines = process.stdout.replace('\r', '\n').split('\n')
+    assert any('bare.png' in line and 'no face mask: left alone' in line for line in lines), lines
+    assert any('worn.png: 1 face found, 1 restored' in line for line in lines), lines
+    before, worn = np.asarray(Image.open(str(folder / 'worn.png'))), np.kron(worn[:, :, 0], np.ones((3, 3), np.uint8)) > 0
+    changed = (np.asarray(restored(folder, 'worn.png')) != before).any(2)
+    assert changed[worn].mean() > .9
+    assert not changed[~ndimage.binary_dilation(worn, iterations=36)].any()
 
 
 def test_align_makes_a_training_set_of_holiday_pictures(tmp_path):
