@@ -20,8 +20,7 @@ from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-PHASES = ((30, ()),                  # epochs and arguments; a phase begins from the model of the one before
-          (12, ('--adv_weight', .5, '--lr', 6e-4, '--vary', .4)))
+TRAINING = '--epoch', 28, '--adv_weight', .5, '--lr', 5e-4, '--vary', .4
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
@@ -52,22 +51,16 @@ def worn_masks(folder):
 
 
 def train(data, folder, runtime):
-    """Train in PHASES and export the model. The same command goes on where it stopped."""
+    """Train as TRAINING says and export the model. The same command goes on where it stopped."""
     faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
     if not os.path.exists(worn):
         split(data, faces)
         worn_masks(worn)
-    begun = 'none'
-    for number, (epochs, arguments) in enumerate(PHASES, 1):
-        phase = os.path.join(folder, 'phase%d' % number)
-        os.makedirs(phase, exist_ok=True)
-        common.program(phase, '--data', faces, '--cache', os.path.join(folder, 'cache'), '--mask', MASKS + ',' + worn,
-                       '--epoch', epochs, '--init', begun, *arguments, runtime=runtime)
-        begun = os.path.join(phase, 'checkpoints')
-    common.program(phase, '--export', model, runtime='tf1')  # both versions can serve that
+    common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, *TRAINING, runtime=runtime)
+    common.program(folder, '--export', model, runtime='tf1')  # both versions can serve that
     path = os.path.join(model, 'config.json')
     with open(path) as file:
-        config = dict(json.load(file), mask=MASKS, init='none')  # not the folders, which nobody else has
+        config = dict(json.load(file), mask=MASKS)  # not the folder, which nobody else has
     with open(path, 'w') as file:
         json.dump(config, file, indent=1, sort_keys=True)
 
