@@ -248,8 +248,8 @@ def use(options, neuralnet, tf_process, models):
                 models.export(session, network, options.export, kept)
                 print('exported: %s' % options.export)
                 return
-            hidden = 'face masks' if options.unmask else mask
-            if 'lower' not in kept['mask'] if options.unmask else mask != kept['mask']:
+            hidden, like = ('face masks', 'lower') if options.unmask else (mask, mask)
+            if not set(like.split(',')) <= set(kept['mask'].split(',')):
                 print('the model was trained with mask %s, these %s are hidden by %s' % (kept['mask'], what, hidden))
             work(session, network, source, options.results)
 
