@@ -222,6 +222,7 @@ def test_twenty_photos_restored_with_the_model_that_ships(tmp_path):
         Image.open(path).resize((276, 336)).save(str(tmp_path / 'photos' / ('%02d.png' % number)))
     process = run(tmp_path, '--checkpoints', 'checkpoints/faces128', '--restore', 'photos')  # named from elsewhere
     assert process.returncode == 0 and 'restored 20 of 20' in process.stdout, process.stderr
+    assert 'was trained with' not in process.stdout  # nothing to remark: the centre is among its kinds of holes
     ours, smooth = [], []
     for number in range(20):
         true, restored = [np.asarray(Image.open(str(folder / ('%02d.png' % number))), float)[:, :, None] / 255
