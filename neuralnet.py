@@ -150,14 +150,14 @@ def channel_wise(x, name):
 def encoder(x, hole, deep=True):
     """Six stages, pooled between: the features at each, [N,H/2^s,W/2^s,WIDTHS[s]].
 
-    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1]; deep: a second convolution in each stage.
+    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1]; deep: a second convolution in each stage but the finest.
     """
     x, stages = tf.concat([2 * x - 1, tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))], 3), []
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
         x = conv(x, width, 'encode%d_1' % stage, paired=stage > 0)
-        x = residual(x, 'encode%d_2' % stage) if deep else x
+        x = residual(x, 'encode%d_2' % stage) if deep and stage else x
         stages.append(x)
     return stages
 

@@ -20,7 +20,7 @@ from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-TRAINING = '--epoch', 28, '--adv_weight', .5, '--lr', 5e-4, '--vary', .4
+TRAINING = '--epoch', 28, '--adv_weight', .5, '--lr', 5e-4
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
