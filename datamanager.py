@@ -131,7 +131,7 @@ def load_image(path, height, width, channels, align=None):
                 raise DataError('%s: no face found' % shown(path))
             return np.asarray(image).reshape(height, width, channels)
         # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
-        scale = max(max(height, width) / min(image.size), 1e-9)
+        scale = max(height, width) / min(image.size)
         image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
         image = flatten(image).convert('L' if channels == 1 else 'RGB')
         image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))

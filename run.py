@@ -42,8 +42,8 @@ def number(kind, low, high):
 def size(text):
     """An argparse type: '128' or '112x92' (height x width) to (height, width)."""
     sides = text.lower().split('x')
-    if len(sides) > 2 or not all(side.isdigit() and 32 <= int(side) <= 4096 for side in sides):
-        raise argparse.ArgumentTypeError('%r is not a size such as 128 or 112x92, sides from 32 to 4096' % text)
+    if len(sides) > 2 or not all(side.isdigit() and 32 <= int(side) <= 1024 for side in sides):
+        raise argparse.ArgumentTypeError('%r is not a size such as 128 or 112x92, sides from 32 to 1024' % text)
     return int(sides[0]), int(sides[-1])
 
 
@@ -57,23 +57,25 @@ def parse(arguments=None):
         '(default: the packaged ORL faces)',
         default=argparse.SUPPRESS)
     add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
-        help='pixels of the pictures (default: %d, at which the packaged faces are aligned)' % SIZE[0])
+        help='pixels of the pictures (default: those of the model that it goes on with or begins from, else %d; the '
+        'packaged faces are aligned at that)' % SIZE[0])
     add('--mask', metavar='KIND', default=argparse.SUPPRESS,
         help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
         'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
-        '(default: center)')
+        '(default: center; with --test_only what the model was trained with)')
     add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
-    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls along a half cosine')
+    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls to a third')
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'reconstruction loss, relative to a good one for the size of the hole; 0 trains without an adversary: less '
         'error, blurred faces')
     add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, moved and lit '
         'differently each time, 0 to 1: more for few faces and many epochs')
-    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=0, help='of weights, order and random masks')
+    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=argparse.SUPPRESS, help='of weights, order and random masks '
+        '(default: 0; with --test_only what the model was trained with)')
     add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
-        'checkpoints or an exported model; none: from random ones (default: none, with the packaged faces the model '
-        'that ships, where there is one)')
+        'checkpoints or an exported model; none: from random ones (default: none; with the packaged faces, at its '
+        'size, the model that ships)')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
     add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
@@ -81,7 +83,7 @@ def parse(arguments=None):
         'of cropping the middle; images without are skipped')
     add('--restore', nargs='+', metavar='PHOTO', help='restore the faces in photos, and folders of them, with the '
         'trained model; --mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' '
-        'names (default: what it was trained with)')
+        'names (default: what it was trained with, if it is one of these, else center)')
     add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
     add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
@@ -91,8 +93,11 @@ def parse(arguments=None):
     tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
     if sum(bool(getattr(options, task)) for task in tasks) > 1:
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
-    for name in ('data', 'size', 'mask', 'init'):  # absent unless given
+    for name in ('data', 'size', 'mask', 'seed', 'init'):  # absent unless given
         vars(options).setdefault(name, None)
+    for name, value in vars(options).items():
+        if value in ('', ['']):  # of a shell variable that is not set
+            parser.error('argument --%s: a name is missing' % name)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     return options
@@ -101,7 +106,8 @@ def parse(arguments=None):
 def announce(options, mask, dataset, network, batch):
     """Say what is about to happen."""
     import tensorflow.compat.v1 as tf
-    with tf.Session() as session:
+    from tf_process import session_config
+    with tf.Session(config=session_config()) as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
     print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
@@ -146,7 +152,7 @@ def main(options):
     try:
         for folder in (options.checkpoints, options.results):
             models.writable(folder)
-        tf.set_random_seed(options.seed)
+        tf.set_random_seed(options.seed or 0)
         with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process, models)
@@ -172,20 +178,22 @@ def train(options, neuralnet, tf_process, models, cluster):
     align, mask = options.align or aligned(options.data, size), options.mask or 'center'
     dataset = faces(options, size, mask, align)
     with models.locked(options.checkpoints):
-        if options.restart:
-            models.clear(options.checkpoints, options.results)
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
-            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed or 0,
             'init': init, 'align': align, 'training faces': len(dataset.train)}
-        models.check_config(options.checkpoints, settings, fresh=False)
+        if not options.restart:
+            models.check_config(options.checkpoints, settings, fresh=False)
         network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
         announce(options, mask, dataset, network, batch)
 
         def work(session):
-            if init != 'none' and not tf_process.models(options.checkpoints):
+            if init != 'none' and (options.restart or not tf_process.models(options.checkpoints)):
                 models.load(session, network, init)
-            models.check_config(options.checkpoints, settings, fresh=True)  # kept now that nothing can be wrong
+            if options.restart:  # now that nothing can be wrong; once, though a lost machine repeats this
+                models.clear(options.checkpoints, options.results)
+                options.restart = False
+            models.check_config(options.checkpoints, settings, fresh=True)
             tf_process.training(session, network, dataset, options.checkpoints, options.results,
                                 options.epoch, batch, options.lr, options.profile)
             tf_process.test(session, network, dataset, options.results)
@@ -206,7 +214,10 @@ def aligned(data, size):
 def faces(options, size, mask, align, training=True):
     """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
-    masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
+    if folder and os.path.realpath(options.results).startswith(os.path.join(os.path.realpath(folder), '')):
+        raise DataError('%s: lies in --data, and its pictures would be taken for faces: name another --results' % (
+            shown(options.results)))
+    masks = Masks(mask, *size, seed=options.seed or 0)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, people, crop = lfw.fetch(), True, lfw.middle
@@ -214,7 +225,7 @@ def faces(options, size, mask, align, training=True):
         from extras import faces as finding
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
-    dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
+    dataset = Dataset(folder, size, masks, options.seed or 0, options.cache, training, options.vary, people, crop)
     for reason in dataset.skipped[:20]:
         print('skipped ' + reason)
     if len(dataset.skipped) > 20:
@@ -236,7 +247,8 @@ def use(options, neuralnet, tf_process, models):
             what, work = 'photos', photos.restore
         elif not options.export:
             size = options.size or shape[:2]
-            align = options.align or aligned(options.data, size) or (not options.data and kept.get('align', False))
+            align = options.align or aligned(options.data, size) or kept.get('align', False)
+            options.seed = kept.get('seed') if options.seed is None else options.seed
             source = faces(options, size, mask, align, training=False)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too

@@ -50,14 +50,13 @@ class Interrupted(Exception):
 
 # ---------------------------------------------------------------------------------------------------- training
 
-def training(session, network, dataset, checkpoints, results,
-             epochs=20,            # passes over the training part
-             batch=4,              # faces a step
-             learning_rate=1e-3,   # both players', at the start; falls along half a cosine
-             profile=False):       # write results/trace.json
+def training(session, network, dataset, checkpoints, results, epochs, batch, learning_rate, profile=False):
     """Train from the newest checkpoint, if any, to the end of the last epoch.
 
-    Raises RunError where a loss stops being finite or nothing can be saved, Interrupted on SIGINT and SIGTERM.
+    batch: faces a step. learning_rate: both players', at the start, see `cosine`. profile: write results/trace.json.
+
+    Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is none; Interrupted on SIGINT
+    and SIGTERM.
     """
     os.makedirs(os.path.join(results, 'training'), exist_ok=True)
     steps = dataset.steps(batch)
@@ -138,7 +137,7 @@ def cosine(learning_rate, step, steps):
 def check_finite(values, epoch, step):
     """RunError where a number has become infinite or none."""
     if not np.isfinite(values).all():
-        raise RunError('the loss is no longer finite (epoch %d, step %d): the last good checkpoint is kept; begin anew '
+        raise RunError('the loss is no longer finite (epoch %d, step %d): what was saved before is kept; begin anew '
                        'with --restart and a smaller --lr' % (epoch + 1, step))
 
 
@@ -186,7 +185,7 @@ def evaluate(session, network, dataset):
 
 
 def measure(images, restored, mask):
-    """METRICS, [N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
+    """[N,3]: squared error summed over the hole, PSNR over the hole in dB, SSIM of the picture.
 
     images: [N,H,W,C] uint8; restored: the same in [0, 1], equal outside the hole of mask, [H,W,1].
     SSIM: Wang et al. 2004, Gaussian window of 11 pixels and deviation 1.5.
@@ -223,7 +222,7 @@ def first_faces(dataset, rows, faces):
 
 
 def test(session, network, dataset, results):
-    """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the mean METRICS."""
+    """Test the session's model: a PNG a face, a grid, results/test.csv; prints and returns the means, see `measure`."""
     table, tiles, writing = {}, {}, []  # {row: values}, {row: panels}
     with replacing(os.path.join(results, 'test')) as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         os.makedirs(folder)
@@ -421,6 +420,7 @@ def replacing(path):
 
     RunError where it cannot be written.
     """
+    path = os.path.normpath(path)  # with a slash at its end the part would lie in it
     part = path + '.part'
     remove(part)  # of a killed run
     try:
@@ -465,6 +465,11 @@ def read_log(path, iteration):
     """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none."""
     if not os.path.exists(path):
         return []
-    with open(path, newline='') as file:
-        rows = list(csv.reader(file))[1:]
-    return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
+    try:
+        with open(path, newline='') as file:
+            rows = list(csv.reader(file))[1:]
+        np.array(rows, float).reshape(-1, len(LOG))
+        return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
+    except ValueError:
+        raise RunError('%s: not as it was written, so no row can be added: move it away, and give the same command '
+                       'again' % path)

@@ -25,7 +25,7 @@ SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the pictu
 
 def locate(folder):
     """`folder`; for SHIPPED the one beside the program, if there is none here: it can be named from anywhere."""
-    if os.path.normpath(folder) != SHIPPED or os.path.isdir(folder):
+    if os.path.normpath(folder) != os.path.normpath(SHIPPED) or os.path.isdir(folder):
         return folder
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
 
@@ -63,7 +63,7 @@ def read_config(checkpoints):
 
 def trained(checkpoints):
     """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the one that ships, and says so."""
-    kept = read_config(checkpoints)
+    kept = settings(checkpoints)
     if kept is not None:
         return checkpoints, kept
     kept = settings(SHIPPED)
@@ -98,7 +98,7 @@ def check_config(checkpoints, config, fresh):
     for name, value in sorted(config.items()):
         if kept is not None and kept.get(name) != value:
             raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
-                           'another --checkpoints' % (checkpoints, name, kept.get(name), value))
+                           'another --checkpoints and --results' % (checkpoints, name, kept.get(name), value))
     if kept is None and fresh:
         with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
             json.dump(config, file, indent=1, sort_keys=True)
@@ -106,7 +106,7 @@ def check_config(checkpoints, config, fresh):
 
 def clear(checkpoints, results):
     """Remove the model, and the log and grids that belong to it: --restart."""
-    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-*')) + [
+    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-[0-9]*.*')) + [
             os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
             os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
         remove(path)
@@ -131,8 +131,8 @@ def locked(checkpoints):
         with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
             yield
     except Timeout:
-        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints' % (
-            checkpoints))
+        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints '
+                       'and --results' % checkpoints)
 
 
 # ------------------------------------------------------------------------------------------------- in and out
@@ -194,8 +194,8 @@ def export(session, network, folder, config):
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
     [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
     """
-    if os.path.exists(folder) and not os.path.exists(os.path.join(folder, 'saved_model.pb')) and (
-            not os.path.isdir(folder) or os.listdir(folder)):
+    ours = all(os.path.exists(os.path.join(folder, name)) for name in ('saved_model.pb', 'config.json'))
+    if os.path.exists(folder) and not ours and (not os.path.isdir(folder) or os.listdir(folder)):
         raise RunError('%s: holds something else than an exported model: name another folder' % folder)
     restored = tf.cast(255 * network.restored + .5, tf.uint8)  # as tf_process.to_bytes does it
     nodes = tf.graph_util.extract_sub_graph(tf.get_default_graph().as_graph_def(), [restored.op.name])

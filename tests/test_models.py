@@ -89,7 +89,13 @@ def test_an_export_replaces_an_export_and_nothing_else(colour):
     process = run(colour, '--export', 'mine')
     assert process.returncode == 2 and 'mine: holds something else' in process.stderr
     assert os.listdir(str(colour / 'mine')) == ['letter.txt']
-    assert run(colour, '--export', 'model').returncode == 0
+    (colour / 'theirs').mkdir()
+    (colour / 'theirs' / 'saved_model.pb').write_text('of another program')
+    process = run(colour, '--export', 'theirs')
+    assert process.returncode == 2 and 'theirs: holds something else' in process.stderr
+    for name in ('model', 'model/'):  # as a shell completes it
+        assert run(colour, '--export', name).returncode == 0
+        assert (colour / 'model' / 'saved_model.pb').exists()
 
 
 def test_weights_and_averages_begin_from_the_averages(colour):
@@ -160,6 +166,21 @@ def test_what_cannot_be_begun_from(trained, colour, colour_faces, tmp_path, argu
     for word in words:
         assert word in process.stderr
     assert not (tmp_path / 'checkpoints' / 'config.json').exists()
+
+
+def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colour_faces, tmp_path):
+    shutil.copytree(str(trained[0] / 'checkpoints'), str(tmp_path / 'checkpoints'))
+    best = tmp_path / 'checkpoints' / 'model-best'  # the user's own
+    best.mkdir()
+    before = sorted(os.listdir(str(tmp_path / 'checkpoints')))
+    process = run(tmp_path, '--data', colour_faces, '--size', 32, '--restart', '--init', 'checkpoints')
+    assert process.returncode == 2 and 'a model of grey faces' in process.stderr
+    assert sorted(os.listdir(str(tmp_path / 'checkpoints'))) == before
+    process = run(tmp_path, '--size', 32, '--epoch', 1, '--batch', 36, '--restart', '--init', 'checkpoints')
+    assert process.returncode == 0 and 'begins from the model in checkpoints' in process.stdout, process.stderr
+    first, again = [float(table(folder / 'results' / 'loss.csv')[0]['loss_rec']) for folder in (trained[0], tmp_path)]
+    assert again < first
+    assert models.read_config(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
 
 
 @pytest.fixture(scope='module')

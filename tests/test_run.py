@@ -135,6 +135,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
 @pytest.mark.parametrize('arguments,words', [
     (['--data', 'nowhere'], ['nowhere', 'no such folder']),
     (['--data', 'empty'], ['empty', 'no JPEG']),
+    (['--data', ''], ['--data', 'missing']),
+    (['--data', '.'], ['results', 'lies in --data']),
+    (['--export', ''], ['--export', 'missing']),
+    (['--restore', ''], ['--restore', 'missing']),
     (['--size', '31'], ['--size', '32']),
     (['--lr', 'nan'], ['--lr', 'nan']),
     (['--batch', '0'], ['--batch', '0']),

@@ -75,6 +75,8 @@ def report(options, faces, folder):
         names = sorted(os.listdir(os.path.join(results, 'test')))  # test_SOURCE_...
         sources = np.array([source(name[len('test_'):]) for name in names])
         print('\nMask %s:\n\n%s' % (mask, common.table(['faces', 'number'] + judge.MEASURES, [])), flush=True)
+        true, masked, _ = pictures
+        print(common.row(['grey holes', len(true)] + judge.formatted(judge.measures(true, masked, masked))), flush=True)
         for name in ['all'] + sorted(set(sources)):
             chosen = [part[(sources == name) | (name == 'all')] for part in pictures]
             print(common.row([name, len(chosen[0])] + judge.formatted(judge.measures(*chosen))), flush=True)

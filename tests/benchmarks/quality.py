@@ -10,6 +10,7 @@ faces), once for each seed, and measures it on that part. With --vary it trains 
 arguments or a Python statement, and seed; with --checkpoints it trains nothing and tests what is in each folder.
 """
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -144,8 +145,9 @@ def main():
         errors['baseline'] = [error * dataset.shape[2] / 3 for error in output['test_error']]
     if not options.checkpoints:
         print('\nTest error after each epoch:\n')
+        epochs = enumerate(itertools.zip_longest(*errors.values()), 1)
         print(common.table(['epoch'] + list(errors), [
-            [epoch + 1] + ['%.2f' % values[epoch] for values in errors.values()] for epoch in range(options.epoch)]))
+            [epoch] + ['' if value is None else '%.2f' % value for value in values] for epoch, values in epochs]))
     if options.picture:
         draw(options.picture, [pictures[0]] + [restored for _, restored in columns])
         print('\n%s, from left to right: input, %s' % (options.picture, ', '.join(name for name, _ in columns)))

@@ -68,7 +68,7 @@ def measure(data, size, batch):
             return result
         session.run = run
         os.makedirs('checkpoints')
-        tf_process.training(session, network, dataset, 'checkpoints', 'results', epochs=1, batch=batch)
+        tf_process.training(session, network, dataset, 'checkpoints', 'results', epochs=1, batch=batch, learning_rate=1e-3)
         figures['train_images_per_second'] = float(common.read_table('results/loss.csv')[0]['images_per_second'])
         began = time.time()
         tf_process.test(session, network, dataset, 'results')
