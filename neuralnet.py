@@ -106,8 +106,7 @@ def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3, paired=True):
 def residual(x, name):
     """x, [N,H,W,C], and a convolution of it, added (He et al. 2016, https://arxiv.org/abs/1512.03385).
 
-    The convolution is small at first: the deep network begins as a shallow one (Zhang et al. 2019,
-    https://arxiv.org/abs/1901.09321).
+    Small at first: the deep network begins as a shallow one (Zhang et al. 2019, https://arxiv.org/abs/1901.09321).
     """
     return x + conv(x, int(x.shape[-1]), name, SMALL)
 
@@ -116,16 +115,19 @@ def up(x, width, name):
     """Transposed convolution of stride 2 of x, [N,H,W,C], to [N,2H,2W,width].
 
     Its kernel is 4x4: a 3x3 one would reach some pixels more often than others and paint checkerboards (Odena et al. 2016,
-    https://distill.pub/2016/deconv-checkerboard). Computed as a convolution by 2x2 cells to four times as many channels,
-    2x2 pixels of each cell (Shi et al. 2016, https://arxiv.org/abs/1609.07009): TensorFlow 1.14 does that faster.
+    https://distill.pub/2016/deconv-checkerboard). TensorFlow 1.14 is faster at a convolution by 2x2 cells to four times as
+    many channels, 2x2 pixels of each cell (Shi et al. 2016, https://arxiv.org/abs/1609.07009): the same function.
     """
     channels = int(x.shape[-1])
     with tf.variable_scope(name):
         kernel = pair(weight('kernel', [4, 4, channels, width // 2], 4 * channels))
-        # Every other row and column of it makes one of the four pixels.
-        parts = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, width]), [0, 2, 4, 1, 3, 5])
-        parts = tf.reshape(reverse(parts, [1, 4, -1]), [2, 2, channels, 4 * width])
-        y = tf.depth_to_space(convolve(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), parts, 'VALID'), 2)[:, 1:-1, 1:-1]
+        if tf.__version__ < '2':  # every other row and column of the kernel makes one of the four pixels
+            parts = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, width]), [0, 2, 4, 1, 3, 5])
+            parts = tf.reshape(reverse(parts, [1, 4, -1]), [2, 2, channels, 4 * width])
+            y = tf.depth_to_space(convolve(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), parts, 'VALID'), 2)[:, 1:-1, 1:-1]
+        else:
+            shape = tf.concat([tf.shape(x)[:3] * [1, 2, 2], [width]], 0)
+            y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]), shape, strides=2)
         return tf.nn.elu(bias(y))
 
 
@@ -365,10 +367,9 @@ class ContextEncoder:
         return real, smooth_fill(real, hole[None]), hole[None], window_around(hole)
 
     def _generator(self, smooth, hole, window, getter=None):
-        """What the generator paints in the window, [N,h,w,C] float32, about [0, 1].
+        """What the generator paints in the window, [N,h,w,C] float32, about [0, 1]: what it adds to the smooth fill.
 
-        It is the smooth fill plus what the network adds. smooth: whole pictures, smoothly filled; hole: [1,H,W,1];
-        getter: custom_getter of the variables.
+        smooth: whole pictures, smoothly filled; hole: [1,H,W,1]; getter: custom_getter of the variables.
         """
         with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
             stages = encoder(smooth, hole)
