@@ -367,7 +367,7 @@ class ContextEncoder:
         return real, smooth_fill(real, hole[None]), hole[None], window_around(hole)
 
     def _generator(self, smooth, hole, window, getter=None):
-        """What the generator paints in the window, [N,h,w,C] float32, about [0, 1]: what it adds to the smooth fill.
+        """What the generator paints in the window, [N,h,w,C] float32, about [0, 1]: the smooth fill and what it adds.
 
         smooth: whole pictures, smoothly filled; hole: [1,H,W,1]; getter: custom_getter of the variables.
         """

@@ -152,11 +152,12 @@ def main(options):
     try:
         for folder in (options.checkpoints, options.results):
             models.writable(folder)
-        tf.set_random_seed(options.seed or 0)
         with tf.device(cluster.placement):
             if using:
                 use(options, neuralnet, tf_process, models)
             else:
+                options.seed = options.seed or 0
+                tf.set_random_seed(options.seed)
                 train(options, neuralnet, tf_process, models, cluster)
     finally:
         cluster.release()
@@ -180,7 +181,7 @@ def train(options, neuralnet, tf_process, models, cluster):
     with models.locked(options.checkpoints):
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
-            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed or 0,
+            'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
             'init': init, 'align': align, 'training faces': len(dataset.train)}
         if not options.restart:
             models.check_config(options.checkpoints, settings, fresh=False)
@@ -217,7 +218,7 @@ def faces(options, size, mask, align, training=True):
     if folder and os.path.realpath(options.results).startswith(os.path.join(os.path.realpath(folder), '')):
         raise DataError('%s: lies in --data, and its pictures would be taken for faces: name another --results' % (
             shown(options.results)))
-    masks = Masks(mask, *size, seed=options.seed or 0)  # what is wrong with it is said before thousands of images are read
+    masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, people, crop = lfw.fetch(), True, lfw.middle
@@ -225,7 +226,7 @@ def faces(options, size, mask, align, training=True):
         from extras import faces as finding
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
-    dataset = Dataset(folder, size, masks, options.seed or 0, options.cache, training, options.vary, people, crop)
+    dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
     for reason in dataset.skipped[:20]:
         print('skipped ' + reason)
     if len(dataset.skipped) > 20:
@@ -248,7 +249,7 @@ def use(options, neuralnet, tf_process, models):
         elif not options.export:
             size = options.size or shape[:2]
             align = options.align or aligned(options.data, size) or kept.get('align', False)
-            options.seed = kept.get('seed') if options.seed is None else options.seed
+            options.seed = kept.get('seed', 0) if options.seed is None else options.seed
             source = faces(options, size, mask, align, training=False)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too

@@ -462,13 +462,16 @@ def write_csv(path, header, rows):
 
 
 def read_log(path, iteration):
-    """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none."""
+    """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none.
+
+    RunError where another program has changed it.
+    """
     if not os.path.exists(path):
         return []
     try:
         with open(path, newline='') as file:
             rows = list(csv.reader(file))[1:]
-        np.array(rows, float).reshape(-1, len(LOG))
+        np.array(rows, float).reshape(-1, len(LOG))  # or ValueError: no numbers, or not as many in each row
         return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
     except ValueError:
         raise RunError('%s: not as it was written, so no row can be added: move it away, and give the same command '

@@ -194,7 +194,7 @@ def export(session, network, folder, config):
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
     [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
     """
-    ours = all(os.path.exists(os.path.join(folder, name)) for name in ('saved_model.pb', 'config.json'))
+    ours = exported(folder) and os.path.exists(os.path.join(folder, 'config.json'))
     if os.path.exists(folder) and not ours and (not os.path.isdir(folder) or os.listdir(folder)):
         raise RunError('%s: holds something else than an exported model: name another folder' % folder)
     restored = tf.cast(255 * network.restored + .5, tf.uint8)  # as tf_process.to_bytes does it

@@ -134,7 +134,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_saved(tmp_path):
     assert saved and saved == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize('text', ['epoch;iteration\n1;46\n', 'epoch,iteration\n1,46\n', 'x' + ',y' * 11 + '\n' * 2 + 'z' + ',1' * 11])
+@pytest.mark.parametrize('text', ['epoch;iteration\n1;46\n', 'epoch,iteration\n1,46\n',
+                                  'x' + ',y' * 11 + '\n' * 2 + 'z' + ',1' * 11])
 def test_a_changed_loss_log_gets_a_sentence(trained, tmp_path, text):
     shutil.copytree(str(trained[0]), str(tmp_path / 'run'))
     (tmp_path / 'run' / 'results' / 'loss.csv').write_text(text)
