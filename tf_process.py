@@ -33,6 +33,7 @@ TEST_BATCH = 32
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
 QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
 KEPT = 3         # checkpoints: the newest, and two to fall back on
+FULL = MemoryError, tf.errors.ResourceExhaustedError  # too little memory
 LOST = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError  # another machine of a cluster
 
 
@@ -392,9 +393,9 @@ def summarize(writer, step, scalars, image):
 
 def remove(path):
     """Remove a file, or a folder with what is in it, where there is one."""
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
-    elif os.path.exists(path):
+    elif os.path.lexists(path):
         os.remove(path)
 
 
@@ -421,15 +422,17 @@ def replacing(path):
     RunError where it cannot be written.
     """
     path = os.path.normpath(path)  # with a slash at its end the part would lie in it
-    part = path + '.part'
+    part, old = path + '.part', path + '.old'
     remove(part)  # of a killed run
     try:
         yield part
         sync(part)
-        if os.path.isdir(path):
-            shutil.rmtree(path)
+        if os.path.isdir(path):  # nothing can be renamed to that
+            remove(old)
+            os.replace(path, old)
         os.replace(part, path)
         sync(os.path.dirname(path) or '.')
+        remove(old)
     except BaseException as error:
         remove(part)
         if isinstance(error, OSError):

@@ -77,7 +77,7 @@ def _outline(half, random):
 
     Both halves are as wide as the head is turned; the whole is moved, bent and tilted a little.
     """
-    half = np.array(half) + random.uniform(-.012, .012, (len(half), 2)) * [[1, 1]]
+    half = np.array(half) + random.uniform(-.012, .012, (len(half), 2))
     half[[0, -1], 0] = 0
     worn = random.uniform(.0, .1) if random.rand() < .15 else random.uniform(-.05, .04)  # below the nose, or as usual
     half[:, 1] += worn * (1 - (half[:, 1] - .5) / .5)
@@ -345,7 +345,7 @@ def find_mask(face, path=WEIGHTS):
     """
     height, width = face.shape[:2]
     share = _ready(path)(cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    hole = cv2.morphologyEx(np.uint8(share > CERTAIN), cv2.MORPH_CLOSE, _disc(CLOSED))
+    hole = cv2.morphologyEx(np.uint8(share > CERTAIN), cv2.MORPH_CLOSE, disc(CLOSED))
     _, parts, _, _ = cv2.connectedComponentsWithStats(hole)
     lower = lower_mask(SIDE, SIDE)[:, :, 0]
     covered = np.bincount(parts[(lower * hole) > 0], minlength=1)
@@ -358,10 +358,10 @@ def find_mask(face, path=WEIGHTS):
 
 def widen(mask):
     """A mask, [SIDE,SIDE] or [SIDE,SIDE,1] uint8, with GROWN pixels around it, so that no strip is left: [SIDE,SIDE]."""
-    return cv2.dilate(mask, _disc(2 * GROWN + 1))
+    return cv2.dilate(mask, disc(2 * GROWN + 1))
 
 
-def _disc(pixels):
+def disc(pixels):
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pixels, pixels))
 
 

@@ -26,6 +26,10 @@ def fetch():
     """
     try:
         home = os.path.join(get_data_home(), 'lfw_home')
+        archive, folder = [os.path.join(home, name) for name in ('lfw-funneled.tgz', 'lfw_funneled')]
+        if os.path.exists(archive) and os.path.exists(folder):  # removed once all is out; scikit-learn does not look
+            raise DataError('%s: its unpacking was stopped: remove that folder (or, if it is whole, the archive beside '
+                            'it) and give the same command again' % folder)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # it warns of each new try
             fetch_lfw_people(min_faces_per_person=10 ** 6)
@@ -35,4 +39,4 @@ def fetch():
         raise DataError('Labeled Faces in the Wild cannot be downloaded (%s): try again, or copy the folder '
                         'scikit_learn_data/lfw_home of a machine that has it, and set SCIKIT_LEARN_DATA to where '
                         'scikit_learn_data is' % error)
-    return os.path.join(home, 'lfw_funneled')
+    return folder

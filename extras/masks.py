@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datamanager import DataError, center_mask, decode, find_files, flatten, shown
+from datamanager import DataError, center_mask, decode, find_files, flatten, plain, shown
 
 FREE_SHARES = .1, 1 / 3.  # of the picture that a 'free' mask hides, least and most
 FREE_TESTS = 16           # such masks in a test, faces take them in turn: a run for each mask
@@ -87,7 +87,7 @@ def file_mask(path, height, width):
 
     Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
     """
-    image = decode(path, lambda image: flatten(image).convert('L'), 'a mask')
+    image = decode(path, lambda image: flatten(plain(image)).convert('L'), 'a mask')
     if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
         raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
             shown(path), image.height, image.width, height, width))

@@ -6,14 +6,14 @@ variables are a TensorFlow checkpoint, so that this program can use it and begin
 import glob
 import json
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from filelock import FileLock, Timeout
 
 from datamanager import shown
-from tf_process import RunError, models, newest_whole, remove, replacing
+from tf_process import RunError, models, newest_whole, remove, replacing, sync
 
 SHIPPED = 'checkpoints/faces128'  # beside the program
 AVERAGE = '/ExponentialMovingAverage'
@@ -39,17 +39,12 @@ def exported(folder):
 def settings(folder):
     """The settings, a dictionary, that the model in `folder` was trained with; None where there is no model."""
     folder = locate(folder)
-    return read_config(folder) if models(folder) or exported(folder) else None
-
-
-def read_config(checkpoints):
-    """The settings, a dictionary, that the model in `checkpoints` was trained with; None where there is no model."""
-    path = os.path.join(checkpoints, 'config.json')
-    if not os.path.exists(path):
-        if models(checkpoints):
-            raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
-                           'another --checkpoints' % path)
+    path = os.path.join(folder, 'config.json')
+    if not models(folder) and not exported(folder):
         return None
+    if not os.path.exists(path):
+        raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
+                       'another --checkpoints' % path)
     try:
         with open(path) as file:
             config = dict(json.load(file))
@@ -62,7 +57,7 @@ def read_config(checkpoints):
 
 
 def trained(checkpoints):
-    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the one that ships, and says so."""
+    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the one that ships; says so."""
     kept = settings(checkpoints)
     if kept is not None:
         return checkpoints, kept
@@ -94,7 +89,7 @@ def beginning(init, kept, size, packaged):
 
 def check_config(checkpoints, config, fresh):
     """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
-    kept = read_config(checkpoints)
+    kept = settings(checkpoints)
     for name, value in sorted(config.items()):
         if kept is not None and kept.get(name) != value:
             raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
@@ -106,10 +101,13 @@ def check_config(checkpoints, config, fresh):
 
 def clear(checkpoints, results):
     """Remove the model, and the log and grids that belong to it: --restart."""
+    log = os.path.join(results, 'loss.csv')
     for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-[0-9]*.*')) + [
-            os.path.join(checkpoints, 'checkpoint'), os.path.join(checkpoints, 'config.json'),
-            os.path.join(results, 'loss.csv')] + [os.path.join(results, part) for part in ('training', 'tensorboard')]:
+            os.path.join(checkpoints, name) for name in ('checkpoint', 'config.json')]:
         remove(path)
+    if os.path.exists(log):  # else the folders are not ours
+        for path in os.path.join(results, 'training'), os.path.join(results, 'tensorboard'), log:
+            remove(path)
 
 
 def writable(folder):
@@ -125,14 +123,16 @@ def writable(folder):
 
 
 @contextmanager
-def locked(checkpoints):
-    """Hold the folder of checkpoints for this process alone, or RunError; the lock ends with the process."""
-    try:
-        with FileLock(os.path.join(checkpoints, 'lock'), timeout=0):
-            yield
-    except Timeout:
-        raise RunError('%s: another run is using these checkpoints: wait for it, or name another --checkpoints '
-                       'and --results' % checkpoints)
+def locked(*folders):
+    """Hold the folders for this process alone, or RunError; the locks end with the process."""
+    with ExitStack() as stack:
+        for folder in {os.path.realpath(folder): folder for folder in folders}.values():
+            try:
+                stack.enter_context(FileLock(os.path.join(folder, 'lock'), timeout=0))
+            except Timeout:
+                raise RunError('%s: another run is using this folder: wait for it, or name another --checkpoints '
+                               'and --results' % folder)
+        yield
 
 
 # ------------------------------------------------------------------------------------------------- in and out
@@ -194,8 +194,8 @@ def export(session, network, folder, config):
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
     [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
     """
-    ours = exported(folder) and os.path.exists(os.path.join(folder, 'config.json'))
-    if os.path.exists(folder) and not ours and (not os.path.isdir(folder) or os.listdir(folder)):
+    ours = {'saved_model.pb', 'variables', 'assets', 'config.json', 'lock'}
+    if os.path.exists(folder) and not (os.path.isdir(folder) and ours.issuperset(os.listdir(folder))):
         raise RunError('%s: holds something else than an exported model: name another folder' % folder)
     restored = tf.cast(255 * network.restored + .5, tf.uint8)  # as tf_process.to_bytes does it
     nodes = tf.graph_util.extract_sub_graph(tf.get_default_graph().as_graph_def(), [restored.op.name])
@@ -225,3 +225,4 @@ def export(session, network, folder, config):
                     folder, error.message.split('\n')[0]))
             with open(os.path.join(part, 'config.json'), 'w') as file:
                 json.dump(config, file, indent=1, sort_keys=True)
+            sync(*glob.glob(os.path.join(glob.escape(part), '**'), recursive=True))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from datamanager import (DataError, bounding_box, crop_box, decode, find_files, flatten, named_like_image, plain,
+from datamanager import (DataError, bounding_box, crop_box, decode, find_files, flatten, inside, named_like_image, plain,
                          refuse_tiny, shown, unique_names)
 from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
                           view, warp)
@@ -19,6 +19,7 @@ from extras.masks import MASKS, file_mask
 from tf_process import GRID, RunError, masked, picture, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet
+WRITTEN = 'restored', 'restored_grid.png', 'test', 'test_grid.png', 'training', 'loss.png'  # into a folder of results
 
 
 # ---------------------------------------------------------------------------------------------------- restoring
@@ -35,9 +36,6 @@ def restore(session, network, photos, results):
     if photos.notice:
         print(photos.notice)
     for photo in tqdm(photos, 'restoring', leave=False, disable=None):
-        if not isinstance(photo, str) and os.path.realpath(photo.path) == os.path.realpath(
-                os.path.join(folder, photo.name + '.png')):
-            photo = '%s: would be replaced by its own restoration: name another --results' % shown(photo.path)
         if isinstance(photo, str):
             failed += 1
             tqdm.write('error: ' + photo, sys.stderr)
@@ -228,20 +226,26 @@ class Photos:
     """The photos of files and folders, one after another, each with its mask.
 
     paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
-    photos' names. shape: the network's (H, W, C). Iterating yields a Photo each, or the sentence on why there is none.
+    photos' names. shape: the network's (H, W, C). results: the folder whose pictures, see WRITTEN, are no photos.
+    Iterating yields a Photo each, or the sentence on why there is none.
 
     Attribute notice: the sentence on why no faces can be found, or None. len() is the number of photos. Raises
     DataError where there are none, or the mask is not of these kinds, or finds face masks and no faces can be found.
     """
 
-    def __init__(self, paths, mask, shape):
+    def __init__(self, paths, mask, shape, results):
         if not callable(mask) and (mask == 'random' or not (mask in MASKS or os.path.exists(mask))):
             raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
                             'folder of PNGs with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
+        written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
-            self._files += [(path, name) for name in find_files(path)] if os.path.isdir(path) else [
-                (os.path.dirname(path), os.path.basename(path))]
+            if os.path.isdir(path):
+                self._files += [(path, name) for name in find_files(path) if not written(os.path.join(path, name))]
+            elif written(path):
+                raise DataError('%s: lies where the results are written: name another --results' % shown(path))
+            else:
+                self._files.append((os.path.dirname(path), os.path.basename(path)))
         # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.
         self._files = [(folder, name) for folder, name in self._files
                        if folder not in paths or named_like_image(name) or _is_image(os.path.join(folder, name))]
@@ -269,7 +273,7 @@ class Photos:
                 yield sentence if sentence.startswith(path) else '%s: %s' % (path, sentence)
 
     def _mask_of(self, relative):
-        if callable(self._mask) or not os.path.isdir(self._mask):
+        if callable(self._mask) or self._mask in MASKS or not os.path.isdir(self._mask):
             return self._mask
         stem = os.path.splitext(relative)[0]
         for name in (stem, os.path.basename(stem)):

@@ -14,7 +14,7 @@ import neuralnet
 import run as front_door
 import soak
 import tf_process
-from conftest import ROOT, run
+from conftest import ROOT, face_paths, run
 from extras.masks import make_mask
 
 
@@ -46,6 +46,7 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, tra
     os.remove(str(tmp_path / 'run' / 'results' / 'test.csv'))
     (small_disk / 'test').mkdir()
     (small_disk / 'test' / 'kept.png').write_bytes(b'of an earlier test')
+    (small_disk / 'test_grid.png').write_bytes(b'')
     arguments = {'--cache': ['--size', 40, '--cache', small_disk],
                  '--checkpoints': ['--size', 32, '--checkpoints', small_disk],
                  '--results': ['--test_only', '--results', small_disk],
@@ -62,14 +63,34 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, tra
     assert not [name for name in left if 'part' in name or 'temp' in name], left
 
 
-def test_two_runs_at_once_on_the_same_checkpoints(tmp_path):
+def test_results_do_not_replace_other_pictures_nor_become_faces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part in 'train', 'test':
+        (tmp_path / 'faces' / part).mkdir(parents=True)
+        shutil.copy(face_paths()[0], str(tmp_path / 'faces' / part))
+    (tmp_path / 'test').symlink_to(tmp_path / 'faces' / 'test')
+    for command in ('--data faces --results faces', '--data faces --results faces/train/out', '--data faces/test --results faces',
+                    '--data faces/train --results faces', '--data faces/test --results .', '--results faces',
+                    '--data faces --cache faces/cache', '--data faces --checkpoints faces'):
+        with pytest.raises(datamanager.DataError, match='name another --'):
+            front_door.keep_apart(front_door.parse(command.split()))
+    (tmp_path / 'faces' / 'test_grid.png').write_bytes(b'')  # of a test before
+    for command in '--data faces', '--data faces --results .', '--data faces/train --results faces':
+        if command == '--data faces --results .':
+            (tmp_path / 'test').unlink()
+        front_door.keep_apart(front_door.parse(command.split()))
+
+
+def test_two_runs_at_once_on_the_same_folders(tmp_path):
     first = subprocess.Popen([sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '99'],
                              cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     first.stdout.readline()  # 'faces: ..'
-    second = run(tmp_path, '--size', 32)
+    others = [run(tmp_path, '--size', 32, *names) for names in ([], ['--checkpoints', 'mine'], ['--results', 'mine'])]
     first.kill()
     first.communicate()
-    assert second.returncode == 2 and 'another run' in second.stderr and second.stderr.count('\n') == 1
+    for process, folder in zip(others, ('checkpoints', 'results', 'checkpoints')):
+        assert process.returncode == 2 and process.stderr.count('\n') == 1, process.stderr
+        assert '%s: another run' % folder in process.stderr
 
 
 SYNCED = '''
@@ -158,9 +179,11 @@ def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
     face.save(str(folder / 'really a jpeg.txt'), 'JPEG')
     Image.new('1', (20000, 20000)).save(str(folder / 'bomb.png'))
     face.resize((1, 1)).save(str(folder / 'tiny.png'))
+    (folder / ('zz' + 60 * '\u6df1')).mkdir()
+    face.save(str(folder / ('zz' + 60 * '\u6df1') / (60 * '\u3044' + '.png')))
     process = run(tmp_path, '--data', folder, '--size', 32, '--epoch', 1)
     assert process.returncode == 0, process.stderr
-    assert '42 to train on, 4 to test on' in process.stdout
+    assert '43 to train on, 4 to test on' in process.stdout
     assert [line for line in process.stdout.split('\n') if line.startswith('skipped')] and 'Warning' not in process.stderr
     for name in ('really a gif.png', 'bomb.png', 'tiny.png'):
         assert 'skipped %s/%s' % (folder, name) in process.stdout

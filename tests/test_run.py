@@ -78,11 +78,15 @@ def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_pa
     folder = tmp_path / 'copy'
     shutil.copytree(str(trained[0]), str(folder))
     log, tests = [(folder / 'results' / name).read_bytes() for name in ('loss.csv', 'test.csv')]
+    (folder / 'results' / 'test').rename(folder / 'elsewhere')
+    (folder / 'results' / 'test').symlink_to(folder / 'elsewhere')
     for arguments in (['--size', 32, '--epoch', 2, '--batch', 16], ['--test_only']):
         process = run(folder, *arguments)
         assert process.returncode == 0, process.stderr
         assert (folder / 'results' / 'loss.csv').read_bytes() == log
         assert (folder / 'results' / 'test.csv').read_bytes() == tests
+    assert sorted(os.listdir(str(folder / 'elsewhere'))) == sorted(os.listdir(str(folder / 'results' / 'test')))
+    assert not (folder / 'results' / 'test').is_symlink()
 
 
 def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
@@ -90,12 +94,14 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
     command = [sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '2', '--batch', '8']
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         terminal, end = pty.openpty()  # which gets a bar
-        process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end)
+        anew = ['--restart'] if number == signal.SIGTERM else []
+        process = subprocess.Popen(command + anew, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end)
         os.close(end)
         read_terminal(terminal, b'images/s')  # in the middle of an epoch
         process.send_signal(number)
         assert process.wait() == status
-        assert (b'same command' in read_terminal(terminal)) == (status > 0)
+        said = read_terminal(terminal)
+        assert (b'same command' in said) == (status > 0) and (b'without --restart' in said) == bool(anew)
         os.close(terminal)
     process = run(tmp_path, *command[2:])
     assert process.returncode == 0 and 'going on' in process.stdout, process.stderr
@@ -138,6 +144,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     (['--data', ''], ['--data', 'missing']),
     (['--data', '.'], ['results', 'lies in --data']),
     (['--export', ''], ['--export', 'missing']),
+    (['--init', 'other', '--test_only'], ['--init', '--checkpoints']),
+    (['--checkpoints', '[1]'], ['[1]', 'patterns']),
     (['--restore', ''], ['--restore', 'missing']),
     (['--size', '31'], ['--size', '32']),
     (['--lr', 'nan'], ['--lr', 'nan']),

@@ -19,16 +19,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from extras import facemasks
-from extras.facemasks import GROWN, KINDS, SIDE
+from extras.facemasks import GROWN, KINDS, SIDE, disc, widen
 from extras.faces import EYES
 from extras.masks import lower_mask
 
 HELD_OUT = ('ffp2', 'patterned')
 BAND = 13  # pixels around the start that GrabCut may add
-
-
-def disc(pixels):
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pixels, pixels))
 
 
 def grabcut(face, start, core):
@@ -42,7 +38,7 @@ def grabcut(face, start, core):
         return np.zeros((SIDE, SIDE, 1), np.uint8)
     cv2.grabCut(face.copy(), state, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
     found = np.uint8((state == cv2.GC_FGD) | (state == cv2.GC_PR_FGD))
-    return cv2.dilate(cv2.morphologyEx(found, cv2.MORPH_CLOSE, disc(5)), disc(2 * GROWN + 1))[:, :, None]
+    return widen(cv2.morphologyEx(found, cv2.MORPH_CLOSE, disc(5)))[:, :, None]
 
 
 def measure(find, faces, masks):
@@ -50,7 +46,7 @@ def measure(find, faces, masks):
     rows = []
     for face, mask in zip(faces, masks):
         hole, mask = find(face)[:, :, 0], mask[:, :, 0]
-        grown = cv2.dilate(mask, disc(2 * GROWN + 1))
+        grown = widen(mask)
         rows.append(((hole & grown).sum() / max(1., (hole | grown).sum()), (mask & ~hole & 1).sum() / mask.sum(),
                      (hole & ~cv2.dilate(mask, disc(4 * GROWN + 1)) & 1).sum() / mask.sum(), not hole.any()))
     return np.mean(rows, 0)

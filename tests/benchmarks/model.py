@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import tempfile
 
 import numpy as np
@@ -53,7 +54,9 @@ def worn_masks(folder):
 def train(data, folder, runtime):
     """Train as TRAINING says and export the model. The same command goes on where it stopped."""
     faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
-    if not os.path.exists(worn):
+    if not os.path.exists(os.path.join(folder, 'checkpoints', 'checkpoint')):
+        for part in faces, worn:  # of a run that was stopped before its first epoch was done
+            shutil.rmtree(part, ignore_errors=True)
         split(data, faces)
         worn_masks(worn)
     common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, *TRAINING, runtime=runtime)
@@ -72,8 +75,7 @@ def report(options, faces, folder):
         common.program(folder, '--test_only', '--data', faces, '--mask', mask, '--results', results, '--checkpoints',
                        os.path.abspath(options.checkpoints), runtime=options.runtime)
         pictures = judge.triples(results)
-        names = sorted(os.listdir(os.path.join(results, 'test')))  # test_SOURCE_...
-        sources = np.array([source(name[len('test_'):]) for name in names])
+        sources = np.array([source(name[len('test_'):]) for name in judge.names(results)])
         print('\nMask %s:\n\n%s' % (mask, common.table(['faces', 'number'] + judge.MEASURES, [])), flush=True)
         true, masked, _ = pictures
         print(common.row(['grey holes', len(true)] + judge.formatted(judge.measures(true, masked, masked))), flush=True)

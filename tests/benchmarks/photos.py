@@ -28,7 +28,7 @@ def restored(session, network, paths, mask, out):
     """(found, done): numbers of photos with a face and with one restored; and of the first face of each of the latter
     [true, masked, restored], each [N,H,W,3] uint8 in the network's frame. Writes a sheet of all faces."""
     shape, tiles, frames, found, done = network.images.shape.as_list()[1:], [], [], 0, 0
-    for photo in photos.Photos(paths, mask, tuple(shape)):
+    for photo in photos.Photos(paths, mask, tuple(shape), 'results'):
         if isinstance(photo, str):
             print(photo)
             continue

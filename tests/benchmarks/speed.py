@@ -115,13 +115,16 @@ def first_step(runtime, folder, *arguments):
     terminal, end = pty.openpty()  # which shows a bar
     process = subprocess.Popen([common.python(runtime), os.path.join(common.ROOT, 'run.py')] + [str(a) for a in arguments],
                                cwd=folder, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)  # else nothing tells that the process has ended
     seen = b''
-    while b'images/s' not in seen[-100:] and process.poll() is None:
-        seen += os.read(terminal, 100)
+    while b'images/s' not in seen[-100:]:
+        try:
+            seen += os.read(terminal, 100)
+        except OSError:
+            sys.exit('no step was seen: %s' % seen.decode(errors='replace'))
     seconds = time.time() - began
     process.send_signal(signal.SIGTERM)
     process.wait()
-    os.close(end)
     os.close(terminal)
     return seconds
 
