@@ -189,10 +189,12 @@ def train(options, neuralnet, tf_process, models, cluster):
         def work(session):
             if init != 'none' and (options.restart or not tf_process.models(options.checkpoints)):
                 models.load(session, network, init)
-            if options.restart:  # now that nothing can be wrong; once, though a lost machine repeats this
+            if options.restart:  # now that nothing can be wrong
                 models.clear(options.checkpoints, options.results)
-                options.restart = False
             models.check_config(options.checkpoints, settings, fresh=True)
+            if options.restart and init != 'none':  # what was cleared may be what this begins from
+                tf_process.save_model(session, network, options.checkpoints, 0)
+            options.restart = False  # once, though a lost machine repeats this
             tf_process.training(session, network, dataset, options.checkpoints, options.results,
                                 options.epoch, batch, options.lr, options.profile)
             tf_process.test(session, network, dataset, options.results)

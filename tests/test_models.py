@@ -187,6 +187,7 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     first, again = [float(table(folder / 'results' / 'loss.csv')[0]['loss_rec']) for folder in (trained[0], tmp_path)]
     assert again < first
     assert models.settings(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
+    assert (tmp_path / 'checkpoints' / 'model-0.index').exists()  # saved before anything was trained
 
 
 def test_settings_without_a_model_bind_nobody(tmp_path):
