@@ -234,15 +234,16 @@ def faces(options, size, mask, align, training=True):
 
 def keep_apart(options):
     """DataError where what the program writes would be taken for faces of --data, or replace something else."""
-    for option in 'results', 'checkpoints', 'cache':
-        if options.data and inside(getattr(options, option), options.data):
-            raise DataError('%s: lies in --data, and its files would be taken for faces: name another --%s' % (
-                shown(getattr(options, option)), option))
-    for part in 'test', 'training', 'tensorboard':
-        folder = os.path.join(options.results, part)
-        ours = part != 'test' or not os.path.isdir(folder) or os.path.exists(folder + '_grid.png')
-        if not ours and os.listdir(folder) or options.data and inside(options.data, folder):
-            raise DataError('%s: holds other pictures, which results would replace: name another --results' % shown(folder))
+    within = [name for name in ('results', 'checkpoints', 'cache') if options.data and inside(
+        getattr(options, name), options.data)]
+    if within:
+        raise DataError('%s: lies in --data, and its files would be taken for faces: name another --%s' % (
+            shown(getattr(options, within[0])), ' and --'.join(within)))
+    test, *others = [os.path.join(options.results, part) for part in ('test', 'training', 'tensorboard')]
+    foreign = os.path.isdir(test) and os.listdir(test) and not os.path.exists(test + '_grid.png')
+    if foreign or options.data and any(inside(options.data, folder) for folder in [test] + others):
+        raise DataError('%s: holds other pictures, which the results would replace: name another --results' % (
+            shown(options.results)))
 
 
 def use(options, neuralnet, tf_process, models):
