@@ -111,6 +111,8 @@ def main():
     parser.add_argument('--checkpoints', nargs='+', metavar='DIR')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
+    if options.baseline and (not options.data or options.mask != 'center'):
+        parser.error('--baseline is tested behind the centre of --data')
     errors, columns, measured = {}, [], {}
     for number, (title, seed, arguments, change) in enumerate(planned(options)):
         pictures, log = ours(options, arguments, change)
@@ -137,7 +139,7 @@ def main():
     if len(options.seeds) > 1:
         for title, values in measured.items():
             print(common.row([title + ', mean'] + judge.formatted(np.mean(values, 0)) + ['', '']))
-    if options.baseline and options.data and options.mask == 'center':
+    if options.baseline:
         output = json.loads(common.call([
             common.python(options.runtime), common.BASELINE, '--data', options.data, '--size', options.size or 128,
             '--epoch', options.epoch, '--trace', 0], '.').strip().split('\n')[-1])

@@ -67,8 +67,9 @@ def main():
     tf.disable_v2_behavior()
     import datamanager
     import neuralnet
-    channels = datamanager.Dataset(options.data and os.path.abspath(options.data), (options.size, options.size),
-                                   cache=os.path.join(tempfile.mkdtemp(), 'cache')).shape[2]
+    with tempfile.TemporaryDirectory() as cache:
+        channels = datamanager.Dataset(options.data and os.path.abspath(options.data), (options.size, options.size),
+                                       cache=cache).shape[2]
     network = neuralnet.ContextEncoder((options.size, options.size, channels))
     weights = 4 * sum(network.parameters)
     rows, plan = [], []
