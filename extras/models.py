@@ -194,8 +194,9 @@ def export(session, network, folder, config):
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
     [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
     """
-    ours = {'saved_model.pb', 'variables', 'assets', 'config.json', 'lock'}
-    if os.path.exists(folder) and not (os.path.isdir(folder) and ours.issuperset(os.listdir(folder))):
+    there = os.listdir(folder) if os.path.isdir(folder) else [folder] if os.path.exists(folder) else []
+    ours = exported(folder) and 'config.json' in there
+    if there and not (ours and set(there) <= {'saved_model.pb', 'variables', 'assets', 'config.json', 'lock'}):
         raise RunError('%s: holds something else than an exported model: name another folder' % folder)
     restored = tf.cast(255 * network.restored + .5, tf.uint8)  # as tf_process.to_bytes does it
     nodes = tf.graph_util.extract_sub_graph(tf.get_default_graph().as_graph_def(), [restored.op.name])
