@@ -175,7 +175,8 @@ def inside(path, folder):
 
 def named_like_image(path):
     """Whether a file that cannot be read is worth a word: some are text, tables, movies."""
-    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp', '.heic', '.webp', '.avif', '.tif', '.tiff', '.gif'))
+    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp', '.heic', '.webp', '.avif', '.tif', '.tiff',
+                                  '.gif'))
 
 
 def unique_names(paths):

@@ -243,7 +243,8 @@ class Photos:
             if os.path.isdir(path):
                 self._files += [(path, name) for name in find_files(path) if not written(os.path.join(path, name))]
             elif written(path):
-                raise DataError('%s: lies where the results are written: name another --results' % shown(path))
+                raise DataError('%s: lies where results are written, and may be replaced: name another --results' % (
+                    shown(path)))
             else:
                 self._files.append((os.path.dirname(path), os.path.basename(path)))
         # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.

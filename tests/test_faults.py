@@ -69,8 +69,8 @@ def test_results_do_not_replace_other_pictures_nor_become_faces(tmp_path, monkey
         (tmp_path / 'faces' / part).mkdir(parents=True)
         shutil.copy(face_paths()[0], str(tmp_path / 'faces' / part))
     (tmp_path / 'test').symlink_to(tmp_path / 'faces' / 'test')
-    for command in ('--data faces --results faces', '--data faces --results faces/train/out', '--data faces/test --results faces',
-                    '--data faces/train --results faces', '--data faces/test --results .', '--results faces',
+    for command in ('--data faces --results faces', '--data faces --results faces/train/out', '--data faces/test --results '
+                    'faces', '--data faces/train --results faces', '--data faces/test --results .', '--results faces',
                     '--data faces --cache faces/cache', '--data faces --checkpoints faces'):
         with pytest.raises(datamanager.DataError, match='name another --'):
             front_door.keep_apart(front_door.parse(command.split()))

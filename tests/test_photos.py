@@ -182,7 +182,7 @@ def test_masks_of_ones_own(model):
     (['--restore', 'face.png', '--mask', 'random'], ['random', 'center']),
     (['--restore', 'face.png', '--size', '64'], ['[32, 32]', '64']),
     (['--restore', 'face.png', '--restart'], ['--restart']),
-    (['--restore', 'results/restored/face.png'], ['face.png', 'own restoration']),
+    (['--restore', 'results/restored/face.png'], ['face.png', 'may be replaced', 'another --results']),
 ])
 def test_bad_requests_get_a_sentence_and_status_2(model, arguments, words):
     folder, options = model
