@@ -422,7 +422,7 @@ def replacing(path):
     RunError where it cannot be written.
     """
     path = os.path.normpath(path)  # with a slash at its end the part would lie in it
-    part, old = path + '.part', path + '.old'
+    part, old = path + '.part', path + '.part.old'
     remove(part)  # of a killed run
     try:
         yield part
@@ -432,7 +432,7 @@ def replacing(path):
             os.replace(path, old)
         os.replace(part, path)
         sync(os.path.dirname(path) or '.')
-        remove(old)
+        remove(old)  # the name is ours, as PATH.part is: PATH.old may be the user's
     except BaseException as error:
         remove(part)
         if isinstance(error, OSError):

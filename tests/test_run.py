@@ -80,6 +80,8 @@ def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_pa
     log, tests = [(folder / 'results' / name).read_bytes() for name in ('loss.csv', 'test.csv')]
     (folder / 'results' / 'test').rename(folder / 'elsewhere')
     (folder / 'results' / 'test').symlink_to(folder / 'elsewhere')
+    for name in ('test.old', 'test.csv.old'):  # the user's own
+        (folder / 'results' / name).mkdir()
     for arguments in (['--size', 32, '--epoch', 2, '--batch', 16], ['--test_only']):
         process = run(folder, *arguments)
         assert process.returncode == 0, process.stderr
@@ -87,6 +89,7 @@ def test_a_finished_run_goes_to_testing_and_test_only_repeats_it(trained, tmp_pa
         assert (folder / 'results' / 'test.csv').read_bytes() == tests
     assert sorted(os.listdir(str(folder / 'elsewhere'))) == sorted(os.listdir(str(folder / 'results' / 'test')))
     assert not (folder / 'results' / 'test').is_symlink()
+    assert (folder / 'results' / 'test.old').exists() and (folder / 'results' / 'test.csv.old').exists()
 
 
 def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
