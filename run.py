@@ -94,7 +94,8 @@ def parse(arguments=None):
             parser.error('argument --%s: a name is missing' % name)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
-    if options.init and (options.restore or options.unmask or options.export or options.test_only):
+    options.using = bool(options.restore or options.unmask or options.export or options.test_only)  # what was trained
+    if options.init and options.using:
         parser.error('--init begins a training: to use the model in that folder, name it with --checkpoints')
     return options
 
@@ -139,17 +140,16 @@ def main(options):
     import tf_process
     from extras import machines, models
 
-    using = options.test_only or options.restore or options.unmask or options.export
-    cluster = machines.Cluster(None if using else os.environ.get('TF_CONFIG'))
+    cluster = machines.Cluster(None if options.using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
-    if using:
+    if options.using:
         options.checkpoints = models.locate(options.checkpoints)
     try:
-        for folder in [options.results] if using else [options.checkpoints, options.results]:
+        for folder in [options.results] if options.using else [options.checkpoints, options.results]:
             models.writable(folder)
         with tf.device(cluster.placement):
-            if using:
+            if options.using:
                 use(options, neuralnet, tf_process, models)
             else:
                 options.seed = options.seed or 0

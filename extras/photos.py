@@ -277,9 +277,9 @@ class Photos:
         if callable(self._mask) or self._mask in MASKS or not os.path.isdir(self._mask):
             return self._mask
         stem = os.path.splitext(relative)[0]
-        for name in (stem, os.path.basename(stem)):
-            if os.path.exists(os.path.join(self._mask, name + '.png')):
-                return os.path.join(self._mask, name + '.png')
+        for name in [start + kind for start in (stem, os.path.basename(stem)) for kind in ('.png', '.PNG')]:
+            if os.path.exists(os.path.join(self._mask, name)):
+                return os.path.join(self._mask, name)
         raise DataError('%s: no mask of that name in %s: add %s.png' % (
             shown(relative), shown(self._mask), shown(os.path.basename(stem))))
 

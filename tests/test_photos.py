@@ -156,7 +156,7 @@ def test_masks_of_ones_own(model):
     hole = np.zeros((60, 45), np.uint8)
     hole[35:52, 8:30] = 255
     Image.fromarray(hole).resize((90, 120), Image.NEAREST).save(str(masks / 'a.png'))
-    Image.fromarray(hole).save(str(masks / 'b.png'))
+    Image.fromarray(hole).save(str(masks / 'b.PNG'))
     Image.fromarray(hole * 0).save(str(masks / 'c.png'))
     Image.fromarray(hole * 0 + 255).save(str(masks / 'd.png'))
     Image.fromarray(hole[:30]).save(str(masks / 'e.png'))
