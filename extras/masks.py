@@ -110,6 +110,18 @@ def make_mask(kind, height, width, random=None):
     return MASKS[kind](height, width) if kind in MASKS else file_mask(kind, height, width)
 
 
+def png_files(folder):
+    """{relative path without extension: path} of the PNGs below a folder."""
+    return {os.path.splitext(name)[0]: os.path.join(folder, name)
+            for name in find_files(folder) if name.lower().endswith('.png')}
+
+
+def of_name(masks, path):
+    """Of `masks`, keyed as `png_files` does, the one of the picture at `path`: of its folder and name, or its name; or None."""
+    stem = os.path.splitext(path)[0]
+    return masks.get(stem, masks.get(os.path.basename(stem)))
+
+
 class Masks:
     """What --mask hides of pictures of (height, width): another mask for each batch in training, fixed ones in a test.
 
@@ -139,12 +151,11 @@ class Masks:
                     for number in range(FREE_TESTS)}
         if not os.path.isdir(kind) or kind in MASKS or kind in DRAWN:
             return {kind: make_mask('center' if kind == 'random' else kind, *self._size)}
-        names = [name for name in find_files(kind) if name.lower().endswith('.png')]
-        if not names:
+        files = png_files(kind)
+        if not files:
             raise DataError('%s: no PNG there: give --mask a folder of PNGs, white = hole' % shown(kind))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            masks = pool.map(lambda name: file_mask(os.path.join(kind, name), *self._size), names)
-            return {os.path.splitext(name)[0]: mask for name, mask in zip(names, masks)}
+            return dict(zip(files, pool.map(lambda path: file_mask(path, *self._size), files.values())))
 
     def draw(self, random):
         """[height,width,1] uint8 to train a batch on. random: numpy.random.RandomState that draws it."""
@@ -158,8 +169,6 @@ class Masks:
     def test(self, number, path):
         """[height,width,1] uint8 of the face of that number in the test part and of that relative path."""
         turn, kind = divmod(number, len(self._kinds))
-        masks, stem = self._tested[self._kinds[kind]], os.path.splitext(path)[0]
-        for name in (stem, os.path.basename(stem)):
-            if name in masks:
-                return masks[name]
-        return list(masks.values())[turn % len(masks)]
+        masks = self._tested[self._kinds[kind]]
+        own = of_name(masks, path)
+        return list(masks.values())[turn % len(masks)] if own is None else own

@@ -15,7 +15,7 @@ from datamanager import (DataError, bounding_box, crop_box, decode, find_files, 
                          refuse_tiny, shown, unique_names)
 from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
                           view, warp)
-from extras.masks import MASKS, file_mask
+from extras.masks import MASKS, file_mask, of_name, png_files
 from tf_process import GRID, RunError, masked, picture, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet
@@ -238,6 +238,7 @@ class Photos:
             raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
                             'folder of PNGs with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
+        self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else png_files(mask)
         written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
             if os.path.isdir(path):
@@ -274,14 +275,11 @@ class Photos:
                 yield sentence if sentence.startswith(path) else '%s: %s' % (path, sentence)
 
     def _mask_of(self, relative):
-        if callable(self._mask) or self._mask in MASKS or not os.path.isdir(self._mask):
-            return self._mask
-        stem = os.path.splitext(relative)[0]
-        for name in [start + kind for start in (stem, os.path.basename(stem)) for kind in ('.png', '.PNG')]:
-            if os.path.exists(os.path.join(self._mask, name)):
-                return os.path.join(self._mask, name)
-        raise DataError('%s: no mask of that name in %s: add %s.png' % (
-            shown(relative), shown(self._mask), shown(os.path.basename(stem))))
+        mask = self._mask if self._masks is None else of_name(self._masks, relative)
+        if mask is None:
+            raise DataError('%s: no mask of that name in %s: add %s.png' % (
+                shown(relative), shown(self._mask), shown(os.path.splitext(os.path.basename(relative))[0])))
+        return mask
 
 
 def _is_image(path):
