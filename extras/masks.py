@@ -117,7 +117,7 @@ def png_files(folder):
 
 
 def of_name(masks, path):
-    """Of `masks`, keyed as `png_files` does, the one of the picture at `path`: of its folder and name, or its name; or None."""
+    """Of `masks`, with keys as `png_files` has, that of the picture at `path`, or of its name in any folder; or None."""
     stem = os.path.splitext(path)[0]
     return masks.get(stem, masks.get(os.path.basename(stem)))
 
