@@ -21,7 +21,7 @@ SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows 
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
-CACHE = 3                                # of its fingerprint: higher when the same files make other pixels
+CACHE = 3                                # its version: raise it when the same files are decoded to other pixels
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 
@@ -81,7 +81,7 @@ def decode(path, use, what='an image'):
     except DataError:
         raise
     except Exception as error:
-        reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else 'no JPEG, PNG, PGM or BMP'
+        reason = 'no JPEG, PNG, PGM or BMP: convert it' if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
 
 
@@ -96,6 +96,7 @@ def plain(image):
 
 
 def refuse_tiny(image, path):
+    """DataError where a Pillow image has a side below SMALLEST_IMAGE."""
     if min(image.size) < SMALLEST_IMAGE:
         raise DataError('%s: smaller than %dx%d pixels' % (shown(path), SMALLEST_IMAGE, SMALLEST_IMAGE))
 
@@ -141,19 +142,20 @@ def load_image(path, height, width, channels, align=None):
 def find_files(folder):
     """Every regular file below `folder`, as sorted relative paths; follows links, each folder once.
 
-    Raises DataError where the folder is missing or cannot be read.
+    Raises DataError where the folder is missing, or it or a folder in it cannot be read.
     """
     if not os.path.isdir(folder):
         raise DataError('%s: no such folder: give --data a folder of images' % shown(folder))
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
+
+    def fail(error):
+        raise DataError('%s: the folder cannot be read: change its permissions' % shown(error.filename))
     files, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
         seen.add(os.path.realpath(parent))
-        folders.sort()
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
                   if os.path.isfile(os.path.join(parent, name))]
     return sorted(files)
@@ -225,6 +227,9 @@ class Dataset:
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
+        parts = [os.path.join(root, part) for part in ('train', 'test')]
+        if all(map(os.path.isdir, parts)) and not any(path.startswith('test' + os.sep) for path in self._files):
+            raise DataError('%s: no image that can be read: add some, or remove the folder' % shown(parts[1]))
         self.shape = np.load(self._path, mmap_mode='r').shape[1:]
         self.names = unique_names(self._files)
         self.train, self.test = split(self._files, by_folder=people or folder is None)
@@ -336,8 +341,12 @@ def cached_images(folder, files, height, width, cache, align=None):
         except OSError as error:
             raise DataError('%s: the cache cannot be written (%s): free space or name another --cache' % (
                 shown(cache), error.strerror))
-    with open(base + '.json') as file:
-        index = json.load(file)
+    try:
+        with open(base + '.json') as file:
+            index = json.load(file)
+        np.load(base + '.npy', mmap_mode='r')
+    except (ValueError, EOFError):
+        raise DataError('%s.npy: damaged: delete it, and give the same command again' % shown(base))
     return base + '.npy', index['files'], index['skipped']
 
 

@@ -167,7 +167,7 @@ def encoder(x, hole, deep=True):
 def decoder(x, stages, window, channels):
     """The encoder's mirror image: x, [N,H/32,W/32,256], to the picture's window, [N,h,w,channels].
 
-    The encoder's features of SHORTCUTS are added to the decoder's (U-Net, Ronneberger et al. 2015,
+    The encoder's features of SHORTCUTS, convolved, are added to the decoder's (U-Net, Ronneberger et al. 2015,
     https://arxiv.org/abs/1505.04597). window: see window_around(); it is cut out at WINDOW_STAGE: what lies farther
     from the hole is known and need not be painted.
     """
@@ -228,7 +228,7 @@ def detail_loss(real, fake, side=4, tiny=1e-4):
 
     Of what is unsure the network paints a mean, which is blurred: it has too little contrast (standard deviation), wherever
     in the box an edge should be. Structure (correlation) asks for its place, and counts as much as there is true contrast
-    (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). real, fake: [N,h,w,C]; tiny: the root has no slope at zero.
+    (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). real, fake: [N,h,w,C]; tiny: a root is steep at 0.
     """
     mean = lambda x: tf.nn.avg_pool(x, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
     covariance = lambda x, y: mean(x * y) - mean(x) * mean(y)
@@ -237,7 +237,7 @@ def detail_loss(real, fake, side=4, tiny=1e-4):
 
 
 def orthogonal(kernel, sweeps=3):
-    """A kernel, [k,k,I,O] with O <= k * k * I, as a matrix whose O columns are made nearly orthonormal, times a factor.
+    """A kernel, [k,k,I,O] with O <= k * k * I, as a matrix whose O columns are made roughly orthonormal, times a factor.
 
     By Newton-Schulz iteration with the polynomial of Jordan et al. 2024, see ContextEncoder._descend. The factor makes
     a step's elements about .2, as Adam's are (Liu et al. 2025, https://arxiv.org/abs/2502.16982): one rate fits both.
@@ -288,8 +288,8 @@ class ContextEncoder:
         learning_rate  [] float32, of both players
     Fetch:
         update         one step of both players
-        losses         [5] float32, the batch's LOSSES: reconstruction, adversarial and discriminator loss, shares of
-                       the parts of real and of restored windows that the discriminator judged rightly
+        losses         [5] float32, the batch's LOSSES: squared error (reported; the generator lowers the absolute one),
+                       adversarial and discriminator loss, shares of real and restored patches judged rightly
         restored       [N,H,W,C] float32 in [0, 1], by the averaged generator; the input outside the hole
     State, saved with the weights: step [] int64; totals [6] float64, the epoch's sums of losses * N and of N;
         seconds [] float64, trained so far. parameters: numbers of weights of generator and discriminator, not saved.
@@ -377,9 +377,9 @@ class ContextEncoder:
             return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
 
     def _discriminator(self, windows, hole):
-        """Logits, [N,h/32,w/32,1], that each part of windows, [N,h,w,C] in [0, 1], is real.
+        """Logits, [N,h/32,w/32,1], sides rounded up, that each patch of windows, [N,h,w,C] in [0, 1], is real.
 
-        Each part is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
+        Each patch is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
         verdict, a few strong dots made up for texture that was missing everywhere else.
         """
         with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):

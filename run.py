@@ -49,8 +49,8 @@ def size(text):
 
 def parse(arguments=None):
     """The command line as a namespace; argparse ends the program with status 2 where it is wrong."""
-    parser, default = argparse.ArgumentParser(description=__doc__.split('\n')[0]), ' (default: %(default)s)'
-    add = parser.add_argument
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, default = parser.add_argument, ' (default: %(default)s)'
     add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
         'split where both exist, else the last tenth by path tests; lfw: Labeled Faces in the Wild, downloaded once '
         '(default: the packaged ORL faces)')
@@ -63,23 +63,23 @@ def parse(arguments=None):
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; small steps learn more in an epoch' + default)
     add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls to a third' + default)
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
-        'reconstruction loss, relative to a good one for the size of the hole; 0 trains without an adversary: less '
-        'error, blurred faces' + default)
-    add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, moved and lit '
-        'differently each time, 0 to 1: more for few faces and many epochs' + default)
+        'reconstruction loss, where 1 is the tuned one, which grows with the hole; 0: no adversary, less error, blurred '
+        'faces' + default)
+    add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, scaled, moved '
+        'and lit differently each time, 0 to 1: more for few faces and many epochs' + default)
     add('--seed', type=number(int, 0, 2 ** 31 - 1), help='of weights, order and random masks '
         '(default: 0; with --test_only what the model was trained with)')
     add('--init', metavar='DIR', help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none; with the packaged faces, at its '
-        'size, the model that ships)')
+        'size, the included model)')
     add('--restart', action='store_true', help='forget the model in --checkpoints and begin anew')
     add('--test_only', action='store_true', help='test the trained model, do not train')
-    add('--profile', action='store_true', help='record steps 5 to 7 in RESULTS/trace.json, for chrome://tracing')
+    add('--profile', action='store_true', help='record the sixth to eighth step in RESULTS/trace.json, for chrome://tracing')
     add('--align', action='store_true', help='find the face in each image of --data and align it by its eyes, instead '
         'of cropping the middle; images without are skipped')
     add('--restore', nargs='+', metavar='PHOTO', help='restore the faces in photos, and folders of them, with the '
         'trained model; --mask is then center, lower, a PNG (white = repaint) or a folder of PNGs with the photos\' '
-        'names (default: what it was trained with, if it is one of these, else center)')
+        'names (default: what it was trained with, if that is center, lower or a PNG, else center)')
     add('--unmask', nargs='+', metavar='PHOTO', help='the same, and what is repainted is the face mask that is found')
     add('--export', metavar='DIR', help='write the trained model to DIR as a TensorFlow SavedModel')
     add('--checkpoints', metavar='DIR', default='checkpoints', help='folder of the model and its config.json' + default)
@@ -90,7 +90,7 @@ def parse(arguments=None):
     if sum(bool(getattr(options, task)) for task in tasks) > 1:
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
     for name, value in vars(options).items():
-        if value in ('', ['']):  # of a shell variable that is not set
+        if '' in (value if isinstance(value, list) else [value]):  # of a shell variable that is not set
             parser.error('argument --%s: a name is missing' % name)
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
@@ -143,10 +143,15 @@ def main(options):
     cluster = machines.Cluster(None if options.using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
+    for name in filter(None, (options.checkpoints, options.init, options.export)):
+        if (set('[*?\\') - {os.sep}).intersection(name):
+            raise DataError('%s: TensorFlow takes [, *, ? and \\ in names for patterns, and would not find the model: '
+                            'name another folder' % shown(name))
     if options.using:
         options.checkpoints = models.locate(options.checkpoints)
     try:
-        for folder in [options.results] if options.using else [options.checkpoints, options.results]:
+        for folder in [] if options.export else [options.results] if options.using else [
+                options.checkpoints, options.results]:
             models.writable(folder)
         with tf.device(cluster.placement):
             if options.using:
@@ -165,9 +170,7 @@ def train(options, neuralnet, tf_process, models, cluster):
     if models.exported(options.checkpoints):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
                                   '--checkpoints' % options.checkpoints)
-    if (set('[*?\\') - {os.sep}).intersection(options.checkpoints):
-        raise DataError('%s: TensorFlow takes [, *, ? and \\ in names for patterns, and would not find the model again: '
-                        'name another --checkpoints' % shown(options.checkpoints))
+    models.check_owner(options.checkpoints)
     # What is wrong there is said before thousands of images are read.
     kept = None if options.restart else models.settings(options.checkpoints)
     init, source = models.beginning(options.init, kept, options.size, packaged=not options.data)
@@ -206,7 +209,7 @@ def train(options, neuralnet, tf_process, models, cluster):
 def aligned(data, size):
     """Whether the faces of --data are found and aligned by their eyes without --align: the packaged ones of SIZE.
 
-    From 36 people who hold their heads otherwise each time it is not learnt where eyes lie: dots were painted for them.
+    36 people in varying poses are too few to learn where eyes lie: without alignment dots were painted for them.
     At another size they stay as they are, which is sooner done.
     """
     return not data and size == SIZE
@@ -215,8 +218,8 @@ def aligned(data, size):
 def faces(options, size, mask, align, training=True):
     """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
-    keep_apart(options)
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
+    keep_apart(options, masks.kinds)
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, people, crop = lfw.fetch(), True, lfw.middle
@@ -232,8 +235,11 @@ def faces(options, size, mask, align, training=True):
     return dataset
 
 
-def keep_apart(options):
-    """DataError where what the program writes would be taken for faces of --data, or replace something else."""
+def keep_apart(options, masks=()):
+    """DataError where masks or what the program writes would be taken for faces of --data, or replace something else."""
+    for mask in masks if options.data else []:
+        if os.path.exists(mask) and inside(mask, options.data):
+            raise DataError('%s: lies in --data, and would be taken for faces: move it elsewhere' % shown(mask))
     within = [name for name in ('results', 'checkpoints', 'cache') if options.data and inside(
         getattr(options, name), options.data)]
     if within:
@@ -252,7 +258,7 @@ def use(options, neuralnet, tf_process, models):
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    held = [] if models.exported(models.locate(folder)) else [folder]  # exported models are never trained on
+    held = [folder] if os.access(folder, os.W_OK) and not models.exported(folder) else []  # else nobody trains it on
     with models.locked(*held, *[options.results] if options.test_only else []):
         model = {'size': list(options.size or shape[:2])}
         if options.restore or options.unmask:

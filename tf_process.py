@@ -1,7 +1,7 @@
 """What happens in a session: the training loop, the test, and the pictures and tables they leave.
 
-It is handed a dataset and a network. Every file is written beside itself, synced and renamed: no reader sees half of
-it, and no power loss leaves half.
+It is handed a dataset and a network. Every file but TensorBoard's events is written beside itself, synced and renamed:
+no reader sees half of it, and no power loss leaves half.
 """
 import csv
 import glob
@@ -56,18 +56,22 @@ def training(session, network, dataset, checkpoints, results, epochs, batch, lea
 
     batch: faces a step. learning_rate: both players', at the start, see `cosine`. profile: write results/trace.json.
 
-    Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is none; Interrupted on SIGINT
+    Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is damaged; Interrupted on SIGINT
     and SIGTERM.
     """
     os.makedirs(os.path.join(results, 'training'), exist_ok=True)
     steps = dataset.steps(batch)
     step, before = resume(session, network, checkpoints)
     if step >= steps * epochs:
-        print('trained for %d epochs already: nothing to train; --restart begins anew' % (step // steps))
+        print('trained for %d epochs already: nothing to train; a larger --epoch goes on, --restart begins anew' % (
+            step // steps))
         return
     if step:
         print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
-    rows, began = read_log(os.path.join(results, 'loss.csv'), step), time.time() - before
+    log = os.path.join(results, 'loss.csv')
+    if not step and len(read_log(log, np.inf)) > 1:  # one row: of a run that was killed before its model was saved
+        raise RunError('%s: of another training: name another --results, or give --restart' % log)
+    rows, began = read_log(log, step), time.time() - before
     run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
     with signals() as caught, tf.summary.FileWriter(os.path.join(results, 'tensorboard')) as writer:
         writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
@@ -136,7 +140,7 @@ def cosine(learning_rate, step, steps):
 
 
 def check_finite(values, epoch, step):
-    """RunError where a number has become infinite or none."""
+    """RunError where a number is infinite or NaN."""
     if not np.isfinite(values).all():
         raise RunError('the loss is no longer finite (epoch %d, step %d): what was saved before is kept; begin anew '
                        'with --restart and a smaller --lr' % (epoch + 1, step))
@@ -261,7 +265,7 @@ def models(checkpoints):
 
 def remove_unfinished(checkpoints):
     """Remove what a killed or failed run was saving."""
-    for pattern in ('*.tempstate*', 'model-*_temp*'):
+    for pattern in ('*.tempstate*', 'model-[0-9]*_temp*'):
         for path in glob.glob(os.path.join(glob.escape(checkpoints), pattern)):
             remove(path)
 

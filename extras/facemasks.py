@@ -362,6 +362,7 @@ def widen(mask):
 
 
 def disc(pixels):
+    """[pixels,pixels] uint8: a disc, OpenCV's structuring element."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pixels, pixels))
 
 

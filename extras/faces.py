@@ -152,7 +152,7 @@ def frame_matrix(eyes, height, width):
 
 
 def similarity(here, there):
-    """[3,3]: the turn, scale and shift that take the points `here`, [n,2], nearest to those `there`, in squares."""
+    """[3,3]: the turn, scale and shift that take the points `here`, [n,2], nearest to those `there` (least squares)."""
     turn, start = np.polyfit(np.asarray(here) @ (1, 1j), np.asarray(there) @ (1, 1j), 1)
     return np.array([[turn.real, -turn.imag, start.real], [turn.imag, turn.real, start.imag], [0, 0, 1]])
 
@@ -169,14 +169,17 @@ def box_matrix(box, height, width):
 
 
 def shift(x, y):
+    """[3,3]: the move by (x, y)."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.]])
 
 
 def corners(height, width):
+    """[3,4]: the corners of a picture, columns (x, y, 1)."""
     return np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
 
 
 def apart(eyes):
+    """Pixels between two eyes, [2,2]."""
     return np.hypot(*(eyes[1] - eyes[0]))
 
 

@@ -6,6 +6,7 @@ variables are a TensorFlow checkpoint, so that this program can use it and begin
 import glob
 import json
 import os
+import re
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from datamanager import shown
 from tf_process import RunError, models, newest_whole, remove, replacing, sync
 
-SHIPPED = 'checkpoints/faces128'  # beside the program
+SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
 AVERAGE = '/ExponentialMovingAverage'
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
 SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the picture's size
@@ -25,7 +26,7 @@ SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the pictu
 
 def locate(folder):
     """`folder`; for SHIPPED the one beside the program, if there is none here: it can be named from anywhere."""
-    if os.path.normpath(folder) != os.path.normpath(SHIPPED) or os.path.isdir(folder):
+    if os.path.normpath(folder) != os.path.normpath(SHIPPED) or models(folder) or exported(folder):
         return folder
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
 
@@ -45,26 +46,38 @@ def settings(folder):
     if not os.path.exists(path):
         raise RunError('%s is missing beside a trained model: put it back, begin anew with --restart, or name '
                        'another --checkpoints' % path)
+    config = read_config(path)
+    if config is None:
+        raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
+    return config
+
+
+def read_config(path):
+    """The settings, a dictionary, in a config.json of this program; None where it is another program's or damaged."""
     try:
         with open(path) as file:
             config = dict(json.load(file))
-        if not {'size', 'channels', 'mask'} <= set(config):
-            raise ValueError
-        config.setdefault('init', 'none')
-        return config
     except (ValueError, TypeError):
-        raise RunError('%s is damaged: begin anew with --restart, or name another --checkpoints' % path)
+        return None
+    return dict({'init': 'none'}, **config) if {'size', 'channels', 'mask'} <= set(config) else None
+
+
+def check_owner(checkpoints):
+    """RunError where `checkpoints` is another program's folder."""
+    path = os.path.join(checkpoints, 'config.json')
+    if os.path.exists(path) and not models(checkpoints) and read_config(path) is None:
+        raise RunError('%s: not of this program: name another --checkpoints' % path)
 
 
 def trained(checkpoints):
-    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the one that ships; says so."""
+    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the included one; says so."""
     kept = settings(checkpoints)
     if kept is not None:
         return checkpoints, kept
     kept = settings(SHIPPED)
     if kept is None:
         raise RunError(UNTRAINED % checkpoints)
-    print('%s: no trained model there, so the one that ships is used, %s' % (checkpoints, SHIPPED))
+    print('%s: no trained model there, so the included one is used, %s' % (checkpoints, SHIPPED))
     return SHIPPED, kept
 
 
@@ -72,11 +85,13 @@ def beginning(init, kept, size, packaged):
     """(folder of the model that a training begins from or 'none', settings that its size comes from or None).
 
     init: as the user says, or None: then as the training that goes on has it, whose settings are `kept`; else the
-    `packaged` faces begin from the model that ships, unless another `size` is asked for.
+    `packaged` faces begin from the included model, unless another `size` is asked for.
     """
-    if not init and kept:
+    if init:
+        init = os.path.normpath(init)
+    elif kept:
         init = kept['init']
-    elif not init:
+    else:
         shipped = settings(SHIPPED)
         at_its_size = shipped and list(size or shipped['size']) == shipped['size']
         init = SHIPPED if packaged and at_its_size else 'none'
@@ -100,14 +115,13 @@ def check_config(checkpoints, config, fresh):
 
 
 def clear(checkpoints, results):
-    """Remove the model, and the log and grids that belong to it: --restart."""
-    log = os.path.join(results, 'loss.csv')
-    for path in glob.glob(os.path.join(glob.escape(checkpoints), 'model-[0-9]*.*')) + [
-            os.path.join(checkpoints, name) for name in ('checkpoint', 'config.json')]:
-        remove(path)
-    if os.path.exists(log):  # else the folders are not ours
-        for path in os.path.join(results, 'training'), os.path.join(results, 'tensorboard'), log:
-            remove(path)
+    """Remove the model, and the log, grids and TensorBoard logs that belong to it, nothing else: --restart."""
+    for folder, names in ((checkpoints, r'model-\d+\.(index|data-.*)|checkpoint|config\.json'), (results, r'loss\.csv'),
+                          (os.path.join(results, 'training'), r'\d{8}\.png'),
+                          (os.path.join(results, 'tensorboard'), r'events\..*')):
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            if re.fullmatch(names, name):
+                remove(os.path.join(folder, name))
 
 
 def writable(folder):

@@ -16,7 +16,7 @@ from datamanager import (DataError, bounding_box, crop_box, decode, find_files, 
 from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
                           view, warp)
 from extras.masks import MASKS, file_mask, of_name, png_files
-from tf_process import GRID, RunError, masked, picture, sheet, write_png
+from tf_process import GRID, RunError, masked, picture, remove, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet
 WRITTEN = 'restored', 'restored_grid.png', 'test', 'test_grid.png', 'training', 'loss.png'  # into a folder of results
@@ -32,7 +32,8 @@ def restore(session, network, photos, results):
     """
     folder = os.path.join(results, 'restored')
     os.makedirs(folder, exist_ok=True)
-    done, failed, tiles = 0, 0, []
+    done, failed, tiles, grid = 0, 0, [], os.path.join(results, 'restored_grid.png')
+    remove(grid)  # of another command
     if photos.notice:
         print(photos.notice)
     for photo in tqdm(photos, 'restoring', leave=False, disable=None):
@@ -41,14 +42,16 @@ def restore(session, network, photos, results):
             tqdm.write('error: ' + photo, sys.stderr)
             continue
         tqdm.write(photo.summary())
+        path = os.path.join(folder, photo.name + '.png')
         if not photo.frames:
+            remove(path)  # of another command
             continue
         done += 1
         pixels = paint(session, network, photo)
-        write_png(os.path.join(folder, photo.name + '.png'), pixels, icc_profile=photo.profile)
+        write_png(path, pixels, icc_profile=photo.profile)
         tiles += [stages(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
     if tiles:
-        write_png(os.path.join(results, 'restored_grid.png'), sheet(tiles))
+        write_png(grid, sheet(tiles))
     print('restored %d of %d photos: %s' % (done, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))
@@ -165,9 +168,9 @@ class Photo:
             frame.mask = (warp(self.hole * np.uint8(255), frame.matrix, shape[:2]) > 127).astype(np.uint8)
             image = picture(view(self.seen, self.hole, frame.matrix, shape[:2]))
             frame.images = np.asarray(image.convert('L' if shape[2] == 1 else 'RGB')).reshape((1,) + tuple(shape))
-            if frame.mask.all():
+            if frame.mask[warp(np.full_like(self.hole, 255), frame.matrix, shape[:2]) > 127].all():  # what is in the photo
                 raise DataError('%s: the mask hides all that the network sees: leave what is known in black' %
-                                shown(mask))
+                                shown(mask if self.file else path))
 
     def _hide_frames(self, mask, matrices, shape):
         """A frame for each matrix, with a hole of its own."""
@@ -234,7 +237,7 @@ class Photos:
     """
 
     def __init__(self, paths, mask, shape, results):
-        if not callable(mask) and (mask == 'random' or not (mask in MASKS or os.path.exists(mask))):
+        if not (callable(mask) or mask in MASKS or os.path.exists(mask)):
             raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
                             'folder of PNGs with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
@@ -242,15 +245,16 @@ class Photos:
         written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
             if os.path.isdir(path):
-                self._files += [(path, name) for name in find_files(path) if not written(os.path.join(path, name))]
+                for name in find_files(path):  # a file that is not named like an image is worth no sentence if it is none
+                    file = os.path.join(path, name)
+                    if not (written(file) or isinstance(mask, str) and inside(file, mask)) and (
+                            named_like_image(name) or _is_image(file)):
+                        self._files.append((path, name))
             elif written(path):
                 raise DataError('%s: lies where results are written, and may be replaced: name another --results' % (
                     shown(path)))
             else:
                 self._files.append((os.path.dirname(path), os.path.basename(path)))
-        # Only a file that was named itself, or is named like an image, is worth a sentence if it is none.
-        self._files = [(folder, name) for folder, name in self._files
-                       if folder not in paths or named_like_image(name) or _is_image(os.path.join(folder, name))]
         if not self._files:
             raise DataError('%s: no image there: give photos or folders of them' % shown(' '.join(paths)))
         try:

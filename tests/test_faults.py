@@ -48,7 +48,7 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, tra
     (small_disk / 'test' / 'kept.png').write_bytes(b'of an earlier test')
     (small_disk / 'test_grid.png').write_bytes(b'')
     arguments = {'--cache': ['--size', 40, '--cache', small_disk],
-                 '--checkpoints': ['--size', 32, '--checkpoints', small_disk],
+                 '--checkpoints': ['--size', 32, '--checkpoints', small_disk, '--results', 'fresh'],
                  '--results': ['--test_only', '--results', small_disk],
                  '--restore': ['--restore', 'big.png', '--results', small_disk]}[option]
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (500, 500, 3)).astype(np.uint8)).save(

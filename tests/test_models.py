@@ -1,4 +1,4 @@
-"""Models out and in: export, beginning from another model, the model that ships, and faces by scikit-learn."""
+"""Models out and in: export, beginning from another model, the included model, and faces by scikit-learn."""
 import json
 import os
 import shutil
@@ -178,6 +178,9 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     shutil.copytree(str(trained[0] / 'checkpoints'), str(tmp_path / 'checkpoints'))
     best = tmp_path / 'checkpoints' / 'model-best'  # the user's own
     best.mkdir()
+    (tmp_path / 'results' / 'training').mkdir(parents=True)
+    (tmp_path / 'results' / 'training' / 'notes.txt').write_text('')
+    (tmp_path / 'checkpoints' / 'model-2020.zip').write_text('')
     before = sorted(os.listdir(str(tmp_path / 'checkpoints')))
     process = run(tmp_path, '--data', colour_faces, '--size', 32, '--restart', '--init', 'checkpoints')
     assert process.returncode == 2 and 'a model of grey faces' in process.stderr
@@ -187,6 +190,8 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     first, again = [float(table(folder / 'results' / 'loss.csv')[0]['loss_rec']) for folder in (trained[0], tmp_path)]
     assert again < first
     assert models.settings(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
+    assert (tmp_path / 'results' / 'training' / 'notes.txt').exists()
+    assert (tmp_path / 'checkpoints' / 'model-2020.zip').exists()
     assert (tmp_path / 'checkpoints' / 'model-0.index').exists()  # saved before anything was trained
 
 
@@ -198,7 +203,7 @@ def test_settings_without_a_model_bind_nobody(tmp_path):
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory, colour):
-    """A copy of the program in which the colour model is the one that ships."""
+    """A copy of the program in which the colour model is the included one."""
     folder = tmp_path_factory.mktemp('clone')
     for name in os.listdir(ROOT):
         if name.endswith('.py'):
@@ -222,7 +227,7 @@ def test_the_shipped_model_is_used_where_none_was_trained(clone, colour, colour_
     for arguments in (['--test_only', '--data', colour_faces], ['--restore', colour_faces / '00.jpg']):
         process = clone(tmp_path, *arguments)
         assert process.returncode == 0, process.stderr
-        assert 'no trained model there, so the one that ships is used, checkpoints/faces128' in process.stdout
+        assert 'no trained model there, so the included one is used, checkpoints/faces128' in process.stdout
     assert (tmp_path / 'results' / 'test.csv').read_bytes() == (colour / 'results' / 'test.csv').read_bytes()
 
 

@@ -1,5 +1,6 @@
 """`--restore`, `--unmask`, `--align`: people's own photos, most of it through the command line."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_the_seam_is_smooth(model):
 
 def test_masks_of_ones_own(model):
     folder, options = model
-    photos, masks = folder / 'photos', folder / 'masks'
+    photos, masks = folder / 'photos', folder / 'photos' / 'masks'  # which are no photos
     (photos / 'sub').mkdir(parents=True)
     masks.mkdir()
     for name in ('a.png', 'sub/b.jpg', 'c.png', 'd.png', 'e.png', 'f.png'):
@@ -174,6 +175,17 @@ def test_masks_of_ones_own(model):
     assert (folder / 'results' / 'restored' / 'sub_b.png').exists()
     process = run(folder, '--restore', photos / 'a.png', '--mask', 'lower', *options)
     assert process.returncode == 0, process.stderr
+
+
+def test_a_mask_that_leaves_nothing_of_a_face_gets_a_sentence(tmp_path):
+    place = 0, 160, (40, 170), 0  # the network's frame reaches beyond the photo, where nothing is known
+    scene(place).save(str(tmp_path / 'edge.png'))
+    hole = np.zeros((360, 480), np.uint8)
+    hole[:, :300] = 255
+    Image.fromarray(hole).save(str(tmp_path / 'hole.png'))
+    with pytest.raises(datamanager.DataError, match='hole.png: the mask hides all'):
+        photos.Photo(str(tmp_path / 'edge.png'), 'edge', str(tmp_path / 'hole.png'), (48, 48, 1),
+                     lambda seen: [eyes_of(*place)])
 
 
 @pytest.mark.parametrize('arguments,words', [
@@ -316,8 +328,10 @@ def test_unmask_repaints_the_face_mask_and_no_more(model):
     masked, worn = facemasks.draw_mask(face.astype(np.uint8), np.random.RandomState(1), ('surgical',))
     for name, picture in (('bare.png', face.astype(np.uint8)), ('worn.png', masked)):
         Image.fromarray(picture).resize((384, 384), Image.BICUBIC).save(str(folder / name))
+    (folder / 'results' / 'restored').mkdir(parents=True)
+    shutil.copy(str(folder / 'bare.png'), str(folder / 'results' / 'restored'))
     process = run(folder, '--unmask', 'bare.png', 'worn.png', *options)
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 0 and not (folder / 'results' / 'restored' / 'bare.png').exists(), process.stderr
     assert 'trained with mask center, these photos are hidden by face masks' in process.stdout
     lines = process.stdout.replace('\r', '\n').split('\n')
     assert any('bare.png' in line and 'no face mask: left alone' in line for line in lines), lines

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, read_terminal, run
+from conftest import ROOT, face_paths, read_terminal, run
 
 
 def table(path):
@@ -123,6 +123,13 @@ def test_settings_that_contradict_the_model_are_refused(trained):
         assert word in process.stderr
 
 
+def test_another_training_does_not_replace_the_loss_log(trained):
+    log = (trained[0] / 'results' / 'loss.csv').read_bytes()
+    process = run(trained[0], '--size', 32, '--epoch', 1, '--batch', 36, '--checkpoints', 'second')
+    assert process.returncode == 2 and 'loss.csv: of another training: name another --results' in process.stderr
+    assert (trained[0] / 'results' / 'loss.csv').read_bytes() == log
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(str(trained[0]), str(folder))
@@ -149,6 +156,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     (['--export', ''], ['--export', 'missing']),
     (['--init', 'other', '--test_only'], ['--init', '--checkpoints']),
     (['--checkpoints', '[1]'], ['[1]', 'patterns']),
+    (['--export', '[1]'], ['[1]', 'patterns']),
+    (['--checkpoints', 'other', '--restart'], ['config.json', 'not of this program']),
+    (['--data', 'parts', '--size', '32'], ['parts/test', 'no image']),
+    (['--data', 'parts', '--size', '112x92', '--mask', 'parts/train/a.pgm'], ['parts/train/a.pgm', 'lies in --data']),
     (['--restore', ''], ['--restore', 'missing']),
     (['--size', '31'], ['--size', '32']),
     (['--lr', 'nan'], ['--lr', 'nan']),
@@ -158,9 +169,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     (['--results', '/proc/none'], ['/proc/none', 'written']),
 ])
 def test_bad_input_gets_a_sentence_and_status_2(tmp_path, arguments, words):
-    (tmp_path / 'empty').mkdir()
+    for folder in 'empty', 'other', 'parts/test', 'parts/train':
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(face_paths()[0], str(tmp_path / 'parts' / 'train' / 'a.pgm'))
+    (tmp_path / 'other' / 'config.json').write_text('{"model_type": "bert"}')
     process = run(tmp_path, *arguments)
-    assert process.returncode == 2
+    assert process.returncode == 2 and 'bert' in (tmp_path / 'other' / 'config.json').read_text()
     assert 'Traceback' not in process.stderr
     for word in words:
         assert word in process.stderr

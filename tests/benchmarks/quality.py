@@ -71,7 +71,7 @@ def ours(options, arguments, change=''):
 
 
 def accuracies(log):
-    """The discriminator's accuracy on real and on restored windows over the epochs, each as 'lowest to highest'."""
+    """The discriminator's accuracy on real and on restored patches over the epochs, each as 'lowest to highest'."""
     columns = [[float(row[key]) for row in log] for key in ACCURACIES]
     return ['%.2f to %.2f' % (min(values), max(values)) if any(values) else '' for values in columns]
 
