@@ -1,4 +1,4 @@
-"""The model that ships: trained again, and measured on the tenth of each source that it never saw.
+"""The included model: trained again, and measured on the tenth of each source that it never saw.
 
     python tests/benchmarks/model.py --data ../shared/faces/open --train DIR [--runtime tf1|tf2]    train it again
     python tests/benchmarks/model.py --data ../shared/faces/open [--checkpoints DIR] [--sheet PNG]  docs/model.md's tables
@@ -21,7 +21,7 @@ from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-TRAINING = '--epoch', 28, '--adv_weight', .5, '--lr', 5e-4
+TRAINING = '--epoch', 100, '--adv_weight', .5, '--lr', 5e-4
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
