@@ -2,6 +2,7 @@ import os
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import datamanager
@@ -65,6 +66,14 @@ def test_cache_is_used_again_and_renewed_when_a_file_changes(tmp_path, colour_fa
     assert Dataset(str(folder), (32, 32), cache=str(cache)).images([0])[0, 0, 0, 2] > 200
     assert first.images([0])[0, 0, 0, 2] < 200
     assert not list(cache.glob('*.part'))
+
+
+def test_a_damaged_cache_gets_a_sentence(tmp_path, colour_faces):
+    Dataset(str(colour_faces), (32, 32), cache=str(tmp_path))
+    path, = tmp_path.glob('*.npy')
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(datamanager.DataError, match='damaged: delete it'):
+        Dataset(str(colour_faces), (32, 32), cache=str(tmp_path))
 
 
 def test_colours_orientation_and_crop(tmp_path):

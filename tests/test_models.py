@@ -201,6 +201,12 @@ def test_settings_without_a_model_bind_nobody(tmp_path):
     assert json.loads((tmp_path / 'config.json').read_text()) == {'batch': 8}
 
 
+def test_an_empty_folder_does_not_hide_the_included_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'checkpoints' / 'faces128').mkdir(parents=True)
+    assert models.exported(models.locate('checkpoints/faces128')) and models.trained('checkpoints')[1]['channels'] == 3
+
+
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory, colour):
     """A copy of the program in which the colour model is the included one."""

@@ -191,6 +191,7 @@ def test_a_mask_that_leaves_nothing_of_a_face_gets_a_sentence(tmp_path):
 @pytest.mark.parametrize('arguments,words', [
     (['--restore', 'nowhere.png'], ['nowhere.png', 'cannot be read', '1 of 1']),
     (['--restore', 'empty'], ['empty', 'no image']),
+    (['--restore', 'empty', 'empty/note.txt'], ['note.txt', 'cannot be read', '1 of 1']),
     (['--restore', 'face.png', '--mask', 'random'], ['random', 'center']),
     (['--restore', 'face.png', '--size', '64'], ['[32, 32]', '64']),
     (['--restore', 'face.png', '--restart'], ['--restart']),
@@ -199,6 +200,7 @@ def test_a_mask_that_leaves_nothing_of_a_face_gets_a_sentence(tmp_path):
 def test_bad_requests_get_a_sentence_and_status_2(model, arguments, words):
     folder, options = model
     (folder / 'empty').mkdir()
+    (folder / 'empty' / 'note.txt').write_text('no picture')
     (folder / 'results' / 'restored').mkdir(parents=True)
     for path in (folder / 'face.png', folder / 'results' / 'restored' / 'face.png'):
         photo().save(str(path))
