@@ -139,6 +139,12 @@ def load_image(path, height, width, channels, align=None):
     return decode(path, load)
 
 
+def refuse_unreadable(folder):
+    """DataError where the files of a folder cannot be listed or opened."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
+
+
 def find_files(folder):
     """Every regular file below `folder`, as sorted relative paths; follows links, each folder once.
 
@@ -146,16 +152,16 @@ def find_files(folder):
     """
     if not os.path.isdir(folder):
         raise DataError('%s: no such folder: give --data a folder of images' % shown(folder))
-
-    def fail(error):
-        raise DataError('%s: the folder cannot be read: change its permissions' % shown(error.filename))
     files, seen = [], set()
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+    refuse_unreadable(folder)
+    for parent, folders, names in os.walk(folder, followlinks=True):
         if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
         seen.add(os.path.realpath(parent))
         folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        for name in folders:
+            refuse_unreadable(os.path.join(parent, name))
         files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
                   if os.path.isfile(os.path.join(parent, name))]
     return sorted(files)

@@ -150,8 +150,7 @@ def main(options):
     if options.using:
         options.checkpoints = models.locate(options.checkpoints)
     try:
-        for folder in [] if options.export else [options.results] if options.using else [
-                options.checkpoints, options.results]:
+        for folder in [options.checkpoints] * (not options.using) + [options.results] * (not options.export):
             models.writable(folder)
         with tf.device(cluster.placement):
             if options.using:
@@ -219,7 +218,7 @@ def faces(options, size, mask, align, training=True):
     """The Dataset of --data; what it left out is named. align: whether faces are to be found and aligned by their eyes."""
     folder, people, crop = options.data, False, None
     masks = Masks(mask, *size, seed=options.seed)  # what is wrong with it is said before thousands of images are read
-    keep_apart(options, masks.kinds)
+    keep_apart(options, masks.paths)
     if folder == 'lfw' and not os.path.isdir(folder):
         from extras import lfw
         folder, people, crop = lfw.fetch(), True, lfw.middle
@@ -238,7 +237,7 @@ def faces(options, size, mask, align, training=True):
 def keep_apart(options, masks=()):
     """DataError where masks or what the program writes would be taken for faces of --data, or replace something else."""
     for mask in masks if options.data else []:
-        if os.path.exists(mask) and inside(mask, options.data):
+        if inside(mask, options.data):
             raise DataError('%s: lies in --data, and would be taken for faces: move it elsewhere' % shown(mask))
     within = [name for name in ('results', 'checkpoints', 'cache') if options.data and inside(
         getattr(options, name), options.data)]
@@ -258,7 +257,8 @@ def use(options, neuralnet, tf_process, models):
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)
-    held = [folder] if os.access(folder, os.W_OK) and not models.exported(folder) else []  # else nobody trains it on
+    where = models.locate(folder)
+    held = [where] if os.access(where, os.W_OK) and not models.exported(where) else []  # else nobody trains it on
     with models.locked(*held, *[options.results] if options.test_only else []):
         model = {'size': list(options.size or shape[:2])}
         if options.restore or options.unmask:
@@ -273,7 +273,7 @@ def use(options, neuralnet, tf_process, models):
             source = faces(options, size, mask, align, training=False)
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
-        models.check_config(models.locate(folder), model, fresh=False)
+        models.check_config(where, model, fresh=False)
         network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
         with tf_process.open_session() as session:
             models.load(session, network, folder)

@@ -56,8 +56,8 @@ def training(session, network, dataset, checkpoints, results, epochs, batch, lea
 
     batch: faces a step. learning_rate: both players', at the start, see `cosine`. profile: write results/trace.json.
 
-    Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is damaged; Interrupted on SIGINT
-    and SIGTERM.
+    Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is not its own; Interrupted on
+    SIGINT and SIGTERM.
     """
     os.makedirs(os.path.join(results, 'training'), exist_ok=True)
     steps = dataset.steps(batch)
@@ -68,10 +68,7 @@ def training(session, network, dataset, checkpoints, results, epochs, batch, lea
         return
     if step:
         print('going on from epoch %d, step %d' % (step // steps + 1, step % steps))
-    log = os.path.join(results, 'loss.csv')
-    if not step and len(read_log(log, np.inf)) > 1:  # one row: of a run that was killed before its model was saved
-        raise RunError('%s: of another training: name another --results, or give --restart' % log)
-    rows, began = read_log(log, step), time.time() - before
+    rows, began = read_log(os.path.join(results, 'loss.csv'), step), time.time() - before
     run = traced(session, os.path.join(results, 'trace.json')) if profile else session.run
     with signals() as caught, tf.summary.FileWriter(os.path.join(results, 'tensorboard')) as writer:
         writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # drops what was written after `step`
@@ -471,7 +468,7 @@ def write_csv(path, header, rows):
 def read_log(path, iteration):
     """The rows of a loss log, lists of strings, up to and with that iteration; [] where there is none.
 
-    RunError where another program has changed it.
+    RunError where another program has changed it, or where it is another training's.
     """
     if not os.path.exists(path):
         return []
@@ -479,6 +476,8 @@ def read_log(path, iteration):
         with open(path, newline='') as file:
             rows = list(csv.reader(file))[1:]
         np.array(rows, float).reshape(-1, len(LOG))  # or ValueError: no numbers, or not as many in each row
+        if not iteration and len(rows) > 1:  # one row: of a run that was killed before its model was saved
+            raise RunError('%s: of another training: name another --results, or give --restart' % path)
         return [row for row in rows if int(row[LOG.index('iteration')]) <= iteration]
     except ValueError:
         raise RunError('%s: not as it was written, so no row can be added: move it away, and give the same command '

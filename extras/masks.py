@@ -127,7 +127,8 @@ class Masks:
 
     text: 'center', 'lower', 'random', 'free', the path of a picture (white = hole) or of a folder of PNGs; or several
     of them with commas between: each batch draws one, the faces of a test take them in turn. A path with commas that
-    exists is one path. seed: of the masks that a test draws. Attribute kinds: the parts of the text.
+    exists is one path. seed: of the masks that a test draws. Attribute paths: the parts of
+    the text that are paths.
 
     In training 'lower' moves. In a test 'random' is 'center', and a folder's masks go to the faces of their names, or
     else are taken in turn.
@@ -136,20 +137,21 @@ class Masks:
 
     def __init__(self, text, height, width, seed=0):
         self._size = height, width
-        self.kinds = [text] if os.path.exists(text) else text.split(',')
-        for kind in self.kinds:
-            if kind not in MASKS and kind not in DRAWN and not os.path.exists(kind):
+        self._kinds = [text] if os.path.exists(text) else text.split(',')
+        self.paths = [kind for kind in self._kinds if kind not in MASKS and kind not in DRAWN]
+        for kind in self.paths:
+            if not os.path.exists(kind):
                 raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder '
                                 'of PNGs, or several of these with commas between' % (
                                     shown(kind) or "''", '' if kind == text else ' (of %s)' % shown(text)))
-        self._tested = {kind: self._test_masks(kind, seed) for kind in self.kinds}
+        self._tested = {kind: self._test_masks(kind, seed) for kind in self._kinds}
 
     def _test_masks(self, kind, seed):
         """{name: mask} of all masks of a kind that a test shows."""
         if kind == 'free':
             return {number: free_mask(*self._size, random=np.random.RandomState([seed, number]))
                     for number in range(FREE_TESTS)}
-        if not os.path.isdir(kind) or kind in MASKS or kind in DRAWN:
+        if kind not in self.paths or not os.path.isdir(kind):
             return {kind: make_mask('center' if kind == 'random' else kind, *self._size)}
         files = png_files(kind)
         if not files:
@@ -159,8 +161,8 @@ class Masks:
 
     def draw(self, random):
         """[height,width,1] uint8 to train a batch on. random: numpy.random.RandomState that draws it."""
-        several = len(self.kinds) > 1
-        kind = self.kinds[random.randint(len(self.kinds)) if several else 0]
+        several = len(self._kinds) > 1
+        kind = self._kinds[random.randint(len(self._kinds)) if several else 0]
         if kind in DRAWN:
             return DRAWN[kind](*self._size, random=random)
         masks = list(self._tested[kind].values())
@@ -168,7 +170,7 @@ class Masks:
 
     def test(self, number, path):
         """[height,width,1] uint8 of the face of that number in the test part and of that relative path."""
-        turn, kind = divmod(number, len(self.kinds))
-        masks = self._tested[self.kinds[kind]]
+        turn, kind = divmod(number, len(self._kinds))
+        masks = self._tested[self._kinds[kind]]
         own = of_name(masks, path)
         return list(masks.values())[turn % len(masks)] if own is None else own

@@ -116,9 +116,11 @@ def check_config(checkpoints, config, fresh):
 
 def clear(checkpoints, results):
     """Remove the model, and the log, grids and TensorBoard logs that belong to it, nothing else: --restart."""
-    for folder, names in ((checkpoints, r'model-\d+\.(index|data-.*)|checkpoint|config\.json'), (results, r'loss\.csv'),
-                          (os.path.join(results, 'training'), r'\d{8}\.png'),
-                          (os.path.join(results, 'tensorboard'), r'events\..*')):
+    ours = [(checkpoints, r'model-\d+\.(index|data-.*)|checkpoint|config\.json')]
+    if os.path.exists(os.path.join(results, 'loss.csv')):  # else the folders are not ours
+        ours += [(os.path.join(results, 'training'), r'\d{8}\.png'),
+                 (os.path.join(results, 'tensorboard'), r'events\..*'), (results, r'loss\.csv')]
+    for folder, names in ours:
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             if re.fullmatch(names, name):
                 remove(os.path.join(folder, name))

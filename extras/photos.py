@@ -33,7 +33,6 @@ def restore(session, network, photos, results):
     folder = os.path.join(results, 'restored')
     os.makedirs(folder, exist_ok=True)
     done, failed, tiles, grid = 0, 0, [], os.path.join(results, 'restored_grid.png')
-    remove(grid)  # of another command
     if photos.notice:
         print(photos.notice)
     for photo in tqdm(photos, 'restoring', leave=False, disable=None):
@@ -42,6 +41,7 @@ def restore(session, network, photos, results):
             tqdm.write('error: ' + photo, sys.stderr)
             continue
         tqdm.write(photo.summary())
+        remove(grid)  # of another command
         path = os.path.join(folder, photo.name + '.png')
         if not photo.frames:
             remove(path)  # of another command
@@ -242,12 +242,14 @@ class Photos:
                             'folder of PNGs with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
         self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else png_files(mask)
+        drawn = self._masks.values() if self._masks is not None else [mask] * (not callable(mask) and mask not in MASKS)
+        drawn = {os.path.realpath(path) for path in drawn}  # no photos
         written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
             if os.path.isdir(path):
                 for name in find_files(path):  # a file that is not named like an image is worth no sentence if it is none
                     file = os.path.join(path, name)
-                    if not (written(file) or isinstance(mask, str) and inside(file, mask)) and (
+                    if not written(file) and os.path.realpath(file) not in drawn and (
                             named_like_image(name) or _is_image(file)):
                         self._files.append((path, name))
             elif written(path):

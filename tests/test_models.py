@@ -179,7 +179,8 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     best = tmp_path / 'checkpoints' / 'model-best'  # the user's own
     best.mkdir()
     (tmp_path / 'results' / 'training').mkdir(parents=True)
-    (tmp_path / 'results' / 'training' / 'notes.txt').write_text('')
+    for name in 'notes.txt', '00000007.png':  # without a loss log beside it, it is not the program's
+        (tmp_path / 'results' / 'training' / name).write_text('')
     (tmp_path / 'checkpoints' / 'model-2020.zip').write_text('')
     before = sorted(os.listdir(str(tmp_path / 'checkpoints')))
     process = run(tmp_path, '--data', colour_faces, '--size', 32, '--restart', '--init', 'checkpoints')
@@ -190,7 +191,8 @@ def test_restart_keeps_the_model_until_the_new_beginning_is_there(trained, colou
     first, again = [float(table(folder / 'results' / 'loss.csv')[0]['loss_rec']) for folder in (trained[0], tmp_path)]
     assert again < first
     assert models.settings(str(tmp_path / 'checkpoints'))['init'] == 'checkpoints' and best.exists()
-    assert (tmp_path / 'results' / 'training' / 'notes.txt').exists()
+    for name in 'notes.txt', '00000007.png':
+        assert (tmp_path / 'results' / 'training' / name).exists()
     assert (tmp_path / 'checkpoints' / 'model-2020.zip').exists()
     assert (tmp_path / 'checkpoints' / 'model-0.index').exists()  # saved before anything was trained
 

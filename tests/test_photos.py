@@ -177,6 +177,17 @@ def test_masks_of_ones_own(model):
     assert process.returncode == 0, process.stderr
 
 
+def test_masks_beside_their_photos_are_no_photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'center').mkdir()  # named like a kind of mask
+    photo().save(str(tmp_path / 'center' / 'a.jpg'))
+    photo().save(str(tmp_path / 'center' / 'a.png'))
+    assert len(photos.Photos(['center'], 'center', (32, 32, 1), 'results')) == 2
+    (tmp_path / 'center').rename(tmp_path / 'both')
+    for mask in 'both', 'both/a.png':
+        assert len(photos.Photos(['both'], mask, (32, 32, 1), 'results')) == 1
+
+
 def test_a_mask_that_leaves_nothing_of_a_face_gets_a_sentence(tmp_path):
     place = 0, 160, (40, 170), 0  # the network's frame reaches beyond the photo, where nothing is known
     scene(place).save(str(tmp_path / 'edge.png'))
