@@ -1,4 +1,4 @@
-"""Training on several machines: what TF_CONFIG describes, served, watched and begun again where one is lost."""
+"""What a training runs on: a precision, GPUs, or several machines, as TF_CONFIG describes them, served and watched."""
 import json
 import os
 import re
@@ -161,3 +161,32 @@ class Cluster:
                     session.run(finish, options=tf.RunOptions(timeout_in_ms=5000))
                 except tf.errors.OpError:  # they may end before they have answered
                     pass
+
+
+def precision(asked):
+    """The type that convolutions compute in: tf.float32 or tf.bfloat16, as asked for; 'auto': what is faster here.
+
+    bfloat16 needs TensorFlow 2, and is faster on processors that have instructions for it. On a GPU nothing was tried, so
+    there 'auto' is float32. Raises RunError where it is asked for on TensorFlow 1.
+    """
+    if asked == 'bfloat16' and tf.__version__ < '2':
+        raise RunError('--precision bfloat16 needs TensorFlow 2: use RUNTIME=tf2, or leave it out')
+    if asked == 'auto':
+        fast = tf.__version__ >= '2' and not gpus() and re.search(r'\b(avx512_bf16|amx_bf16)\b', _processor())
+        return tf.bfloat16 if fast else tf.float32
+    return tf.as_dtype(asked)
+
+
+def gpus():
+    """Names of this machine's GPUs that TensorFlow sees."""
+    with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
+        return [device.name for device in session.list_devices() if device.device_type == 'GPU']
+
+
+def _processor():
+    """What Linux says of the processor; '' elsewhere."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return file.read()
+    except OSError:
+        return ''

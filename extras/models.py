@@ -14,12 +14,13 @@ import tensorflow.compat.v1 as tf
 from filelock import FileLock, Timeout
 
 from datamanager import shown
+from neuralnet import stages_of
 from tf_process import RunError, models, newest_whole, remove, replacing, sync
 
 SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
 AVERAGE = '/ExponentialMovingAverage'
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
-SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the picture's size
+SIZED = 'channel_wise'  # the layer whose weights depend on the picture's size
 
 
 # ------------------------------------------------------------------------------------------------- the folder
@@ -59,7 +60,7 @@ def read_config(path):
             config = dict(json.load(file))
     except (ValueError, TypeError):
         return None
-    return dict({'init': 'none'}, **config) if {'size', 'channels', 'mask'} <= set(config) else None
+    return dict({'init': 'none', 'original': False}, **config) if {'size', 'channels', 'mask'} <= set(config) else None
 
 
 def check_owner(checkpoints):
@@ -157,36 +158,38 @@ def load(session, network, folder):
     """Give the network the weights of the model in `folder`, a folder of checkpoints or an exported model.
 
     The averaged generator becomes both the weights and their averages; the discriminator comes along where the model
-    has one that fits. A grey network may take a colour model's, see `grey`. Where the pictures' sizes differ, the
-    channel-wise layer stays as it was. Raises RunError where there is no whole model, or it is of another network.
+    has one that fits. A grey network may take a colour model's, see `grey`. Where the pictures' sizes differ, stages that the
+    model lacks stay as they were, and so does the channel-wise layer where it does not fit.
+    Raises RunError where there is no whole model, or it is of another network.
     """
     config = settings(folder)
     if config is None:
         raise RunError(UNTRAINED % folder)
     if config['channels'] < network.shape[2]:
         raise RunError('%s: a model of grey faces cannot paint colours: give it grey ones' % folder)
-    same_size = list(network.shape[:2]) == config['size']
     wanted = [(variable, variable.op.name + AVERAGE) for variable in network.generator_variables]
     wanted += [(variable, variable.op.name) for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
     wanted += [(variable, variable.op.name) for variable in network.discriminator_variables]
-    values = _read(folder, [name for _, name in wanted])
+    values, stages, anew = _read(folder, [name for _, name in wanted]), stages_of(config['size']), set()
     for variable, name in wanted:
-        shape, stays = variable.shape.as_list(), name.startswith(SIZED) and not same_size
-        value = grey(values[name], shape) if name in values else None
-        if value is not None and list(value.shape) == shape and not stays:
+        value = grey(values[name], variable.shape.as_list()) if name in values else None
+        if value is not None and list(value.shape) == variable.shape.as_list():
             variable.load(value, session)
-        elif name.endswith(AVERAGE) and not stays:
-            raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
-    if not same_size:
-        print('its pictures were %dx%d, these are %dx%d: the channel-wise layer begins anew' % (
-            tuple(config['size']) + network.shape[:2]))
+        elif name.endswith(AVERAGE):
+            layer = name.split('/')[1]
+            if layer != SIZED and int(re.sub(r'\D', '', layer) or 0) < stages:
+                raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
+            anew.add(layer)
+    if anew:
+        print('its pictures were %dx%d, these are %dx%d: begun anew: %s' % (
+            tuple(config['size']) + network.shape[:2] + (', '.join(sorted(anew)),)))
 
 
 def _read(folder, names):
-    """{name: array} of those of the names that the newest whole model in `folder` holds."""
+    """{name: float32 array} of those of the names that the newest whole model in `folder` holds."""
     def read(path):
         reader = tf.train.load_checkpoint(path)
-        return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
+        return {name: reader.get_tensor(name).astype(np.float32) for name in set(names) if reader.has_tensor(name)}
     folder = locate(folder)
     return newest_whole(folder, models(folder) or exported(folder), read)
 
@@ -208,7 +211,7 @@ def export(session, network, folder, config):
     """Write the session's averaged generator to `folder` as a SavedModel, with `config` beside it.
 
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
-    [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
+    [N,H,W,C]. Its weights are stored in half precision, which moves no pixel by more than a grey level. Raises RunError where the folder holds something else or cannot be written.
     """
     there = os.listdir(folder) if os.path.isdir(folder) else [folder] if os.path.exists(folder) else []
     ours = exported(folder) and 'config.json' in there
@@ -224,9 +227,9 @@ def export(session, network, folder, config):
     used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in averages])
     with tf.Graph().as_default(), tf.Session() as writing:
         # TensorFlow 2 serves resource variables only, and the network's are of the older kind.
-        variables = {name: tf.get_variable(name, value.shape, use_resource=True) for name, value in averages.items()}
+        variables = {name: tf.get_variable(name, value.shape, tf.float16, use_resource=True) for name, value in averages.items()}
         images, mask, restored = tf.import_graph_def(
-            used, {name + ':0': variable.read_value() for name, variable in variables.items()},
+            used, {name + ':0': tf.cast(variable.read_value(), tf.float32) for name, variable in variables.items()},
             [tensor.name for tensor in (network.images, network.mask, restored)], name='network')
         for name, variable in variables.items():
             variable.load(averages[name], writing)

@@ -216,7 +216,8 @@ def test_any_command_line_is_understood_or_refused(pairs):
     except SystemExit as end:
         assert end.code == 2
     else:
-        assert 1 <= options.epoch and 1 <= options.batch <= 4096 and 0 < options.lr <= 1
+        assert options.epoch is None or 1 <= options.epoch
+        assert 1 <= options.batch <= 4096 and (options.lr is None or 0 < options.lr <= 1)
         assert options.size is None or all(32 <= side <= 1024 for side in options.size)
 
 

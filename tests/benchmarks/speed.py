@@ -1,9 +1,9 @@
-"""Speed and memory, beside the plain baseline, in turn on the same machine and the same faces.
+"""Speed and memory, beside the student's loop, in turn on the same machine and the same faces.
 
     python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 4] [--pairs 3]
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
 
-Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where ../shared/baseline is at hand.
+Prints medians, and ratios to student.py (on TensorFlow 1.14, batch 64).
 """
 import argparse
 import json
@@ -140,7 +140,7 @@ def links(images, folder, number):
 def compare(options, images):
     columns = [(runtime, batch) for runtime in options.runtime for batch in options.batch]
     results = {column: [] for column in columns}
-    baseline = []
+    student = []
     with tempfile.TemporaryDirectory() as top:
         data = links(images[:options.images], os.path.join(top, 'data'), min(options.images, len(images)))
         for pair in range(options.pairs):
@@ -152,23 +152,22 @@ def compare(options, images):
                 with tempfile.TemporaryDirectory() as folder:
                     figures = worker(runtime, folder, 'measure', data, options.size, batch)
                 results[runtime, batch].append(dict(figures, first_step_cold=cold, first_step_warm=warm))
-            if os.path.exists(common.BASELINE):
-                baseline.append(json.loads(common.call([common.python('tf1'), common.BASELINE, '--data', data, '--size',
-                                                        options.size, '--batch', 64], top).strip().split('\n')[-1]))
+            student.append(json.loads(common.call([common.python('tf1'), common.STUDENT, '--data', data, '--size',
+                                                   options.size, '--batch', 64], top).strip().split('\n')[-1]))
             print('pair %d of %d measured' % (pair + 1, options.pairs), file=sys.stderr)
     median = lambda runs, name: float(np.median([run[name] for run in runs])) if runs and name in runs[0] else None
     rows = []
     for name, title, better in FIGURES:
-        reference, row = median(baseline, name), [title]
+        reference, row = median(student, name), [title]
         for column in columns:
             value = median(results[column], name)
             row.append('%.3g' % value if value < 100 else '%.0f' % value)
             if reference and better:
                 row[-1] += ' (%.1fx)' % ((value / reference) if better > 0 else (reference / value))
-        rows.append(row + (['%.3g' % reference if reference else ''] if baseline else []))
+        rows.append(row + ['%.3g' % reference if reference else ''])
     print('%d pairs, %dx%d, %d images of which the last tenth tests; medians, in brackets how many times better '
-          'than the baseline\n' % (options.pairs, options.size, options.size, min(options.images, len(images))))
-    print(common.table(['figure'] + ['%s, batch %d' % column for column in columns] + ['baseline, tf1, batch 64'][:len(baseline)],
+          'than the student\'s loop\n' % (options.pairs, options.size, options.size, min(options.images, len(images))))
+    print(common.table(['figure'] + ['%s, batch %d' % column for column in columns] + ['student, tf1, batch 64'],
                        rows))
 
 
