@@ -109,7 +109,7 @@ def parse(arguments=None):
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     options.using = bool(options.restore or options.unmask or options.export or options.test_only)  # what was trained
-    for name in ('init', 'original'):
+    for name in ('original', 'init'):
         if getattr(options, name) and options.using:
             parser.error('--%s begins a training: to use a model, name its folder with --checkpoints' % name)
     return options
@@ -302,7 +302,7 @@ def use(options, neuralnet, tf_process, models):
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
         models.check_config(where, model, fresh=False)
-        network = kind(neuralnet, kept['original'])(shape, adv_weight=0)  # without a discriminator: it plays no part
+        network = kind(neuralnet, kept['original'])(shape, devices=())
         with tf_process.open_session() as session:
             models.load(session, network, folder)
             if options.export:

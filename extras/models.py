@@ -223,16 +223,17 @@ def export(session, network, folder, config):
         for attribute in ('_class', '_gradient_op_type'):  # of placement and training
             if attribute in node.attr:
                 del node.attr[attribute]
-    averages = {node.name: session.run(node.name + ':0') for node in nodes.node if node.op.startswith('Variable')}
-    used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in averages])
+    weights = {node.name: session.run(node.name + ':0') for node in nodes.node if node.op.startswith('Variable')}
+    used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in weights])
     with tf.Graph().as_default(), tf.Session() as writing:
         # TensorFlow 2 serves resource variables only, and the network's are of the older kind.
-        variables = {name: tf.get_variable(name, value.shape, tf.float16, use_resource=True) for name, value in averages.items()}
+        variables = {name: tf.get_variable(name + AVERAGE, value.shape, tf.float16, use_resource=True)
+                     for name, value in weights.items()}
         images, mask, restored = tf.import_graph_def(
             used, {name + ':0': tf.cast(variable.read_value(), tf.float32) for name, variable in variables.items()},
             [tensor.name for tensor in (network.images, network.mask, restored)], name='network')
         for name, variable in variables.items():
-            variable.load(averages[name], writing)
+            variable.load(weights[name], writing)
         signature = tf.saved_model.predict_signature_def({'images': images, 'mask': mask}, {'restored': restored})
         with replacing(folder) as part:
             try:

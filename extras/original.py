@@ -74,9 +74,6 @@ class Original(ContextEncoder):
 
     average_decay = 0.
 
-    def _stages(self):
-        return len(WIDTHS)
-
     def _paint(self, whole, hole):
         """Whole pictures, [N,H,W,C] in [0, 1], painted from pictures without what lies in the hole, [1,H,W,1]."""
         return decoder(channel_wise(encoder(whole * (1 - hole))), self.shape[2])

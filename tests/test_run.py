@@ -1,5 +1,6 @@
 """The command line, run for real."""
 import csv
+import json
 import os
 import pty
 import shutil
@@ -114,6 +115,24 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
     for a, b in zip(broken, whole):
         for name in ('loss_rec', 'test_error'):
             assert abs(float(a[name]) - float(b[name])) < .02 * float(b[name])
+
+
+def test_the_original_is_trained_resumed_tested_and_restored_with_like_any_model(tmp_path):
+    process = run(tmp_path, '--original', '--size', 32, '--epoch', 1, '--batch', 120)
+    assert process.returncode == 0 and 'mask: random' in process.stdout, process.stderr
+    config = json.loads((tmp_path / 'checkpoints' / 'config.json').read_text())
+    assert (config['original'], config['batch'], config['lr'], config['mask'], config['vary']) == (True, 120, 1e-4, 'random', 0)
+    for arguments, status, words in (
+            (['--original', '--size', 32, '--epoch', 2, '--batch', 120], 0, 'going on from epoch 2'),
+            (['--size', 32, '--epoch', 2, '--batch', 120], 2, 'was trained with lr 0.0001, not 0.001'),
+            (['--original', '--test_only'], 2, '--original begins a training'),
+            (['--restore', face_paths()[0]], 0, 'restored 1 of 1')):
+        process = run(tmp_path, *arguments)
+        assert process.returncode == status and words in process.stdout + process.stderr, process.stderr
+    log = table(tmp_path / 'results' / 'loss.csv')
+    assert [row['epoch'] for row in log] == ['1', '2'] and float(log[1]['test_error']) < float(log[0]['test_error'])
+    process = run(tmp_path, '--test_only')
+    assert process.returncode == 0 and 'test of 40 faces: error %.2f' % float(log[1]['test_error']) in process.stdout
 
 
 def test_settings_that_contradict_the_model_are_refused(trained):
