@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import math
 import os
-import signal
 import sys
 import warnings
 
@@ -22,6 +21,7 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 import numpy as np
 
 from datamanager import SIZE, DataError, Dataset, inside, shown
+from extras.console import console
 from extras.masks import MASKS, Masks
 
 # A training from random weights, and one that begins from a model, which few faces would soon spoil: epochs and rate.
@@ -55,6 +55,7 @@ def size(text):
 def parse(arguments=None):
     """The command line as a namespace; argparse ends the program with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda sentence: parser.exit(2, 'error: %s: see --help\n' % sentence)
     add, default = parser.add_argument, ' (default: %(default)s)'
     add('--data', metavar='DIR', help='folder of face images, searched recursively; DIR/train and DIR/test are the '
         'split where both exist, else the last tenth by path tests; lfw: Labeled Faces in the Wild, downloaded once '
@@ -167,7 +168,7 @@ def main(options):
     try:
         for folder in [options.checkpoints] * (not options.using) + [options.results] * (not options.export):
             models.writable(folder)
-        with tf.device(cluster.placement):
+        with tf.Graph().as_default(), tf.device(cluster.placement):  # a notebook may run this twice
             if options.using:
                 use(options, neuralnet, tf_process, models)
             else:
@@ -323,16 +324,12 @@ def finder():
     return facemasks.find_mask
 
 
+@console()
 def front_door(arguments=None):
-    """Exit status of the program: 0, 2 after a sentence on what is wrong, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Exit status of the program: 0, 2 after a sentence on what is wrong, 128 + N after signal N: 130 after Ctrl-C,
+    143 after SIGTERM, 129 after SIGHUP, 141 where nobody reads standard output any more."""
     options = parse(arguments)
     anew = options.restart
-
-    def leave(number, frame):
-        raise SystemExit(128 + number)
-    signal.signal(signal.SIGTERM, leave)
-    # Each line at once, into a file or a pipe too; and any file name, whatever the console can show.
-    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
 
     def say(sentence):
         if anew and not options.restart:  # what was to be forgotten is, and the same command would forget this, too
@@ -340,9 +337,9 @@ def front_door(arguments=None):
         print(sentence, file=sys.stderr)
     try:
         main(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         say('\nstopped: give the same command again to go on')
-        return 128 + signal.SIGINT
+        return 128 + end.args[0]
     except DataError as error:
         say('error: %s' % error)
         return 2

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from io import BytesIO
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+if 'IPython' not in sys.modules:  # what a notebook starts may have its MPLBACKEND without its packages: none is used here
+    os.environ.pop('MPLBACKEND', None)
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -42,7 +46,7 @@ class RunError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: everything is saved. signal: its number."""
+    """A signal, as Ctrl-C sends one: everything is saved. signal: its number."""
 
     def __init__(self, number):
         super().__init__('stopped and saved: give the same command again to go on')
@@ -57,7 +61,7 @@ def training(session, network, dataset, checkpoints, results, epochs, batch, lea
     batch: faces a step. learning_rate: both players', at the start, see `cosine`. profile: write results/trace.json.
 
     Raises RunError where a loss stops being finite, nothing can be saved, or the loss log is not its own; Interrupted on
-    SIGINT and SIGTERM.
+    a signal, see `ends`.
     """
     os.makedirs(os.path.join(results, 'training'), exist_ok=True)
     steps = dataset.steps(batch)
@@ -143,18 +147,28 @@ def check_finite(values, epoch, step):
                        'with --restart and a smaller --lr' % (epoch + 1, step))
 
 
+def ends():
+    """Numbers of the signals that end the program, which are those handled as Ctrl-C is."""
+    handler = signal.getsignal(signal.SIGINT)
+    return [number for number in range(1, signal.NSIG) if callable(handler) and signal.getsignal(number) == handler]
+
+
 @contextmanager
 def signals():
-    """Yield a list that gets the number of the first SIGINT or SIGTERM; a second one ends the program at once."""
-    caught = []
+    """Yield a list that gets the number of the first signal, see `ends`; a second one ends the program at once."""
+    caught, leave = [], signal.getsignal(signal.SIGINT)
 
     def remember(number, frame):
         caught.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
-    before = {each: signal.signal(each, remember) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, remember) for each in ends()}
     try:
         yield caught
+    except LOST:
+        if caught:  # what was to be saved is lost, too
+            leave(caught[0], None)
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

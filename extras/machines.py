@@ -10,18 +10,22 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from tf_process import LOST, RunError, open_session, session_config
+from tf_process import LOST, RunError, ends, open_session, session_config
+
+AGAIN = 'start all processes again with the same commands, they go on from the newest checkpoint'
 
 
 class Cluster:
     """This process's part among the machines of TF_CONFIG, the variable that TFJob and the cloud trainers set.
 
     text: its value, {"cluster": {"chief": [ADDRESS], "worker": [...], "ps": [...]}, "task": {"type": .., "index": ..}}
-          with addresses HOST:PORT; without a chief, worker 0 is. None: this machine alone.
+          with addresses HOST:PORT; without a chief, worker 0 is; an older name of the chief is master. None, or a
+          cluster of no more than one machine: this machine alone.
 
     Training is synchronous, by in-graph replication: the chief alone runs the loop, on one graph that spans all. The
     weights live on the parameter servers ('ps'); chief and workers each compute the gradients of their share of every
-    batch. So every machine but the chief only serves, needs no data, and may be lost and come back.
+    batch. So every machine but the chief only serves, needs no data, and may be lost and come back. An evaluator has
+    nothing to do, since the chief tests.
 
     Attributes: chief, whether this process runs the loop; devices, those that train, and placement, for all else, as
     ContextEncoder and tf.device take them. Raises RunError where TF_CONFIG is wrong or the port is taken.
@@ -29,15 +33,20 @@ class Cluster:
 
     def __init__(self, text=None):
         self.chief, self.devices, self.placement, self._target, self._addresses = True, [None], None, '', {}
-        if not text:
+        self._working, self._released = False, threading.Event()
+        jobs, self._me = self._read(text or '{}')
+        if not jobs:
+            self.chief = self._me[0] != 'evaluator'
             return
-        jobs, self._me = self._read(text)
         self._addresses = {(job, index): address for job in jobs for index, address in enumerate(jobs[job])}
         trainers = [task for job in ('chief', 'worker') for task in sorted(self._addresses) if task[0] == job]
         self.chief = self._me == trainers[0]
         self.devices = [tf.train.replica_device_setter(cluster=jobs, worker_device=self._device(task))
                         for task in trainers]
         self.placement = self.devices[0]
+        hosts = [address.rsplit(':', 1)[0] for address in self._addresses.values()]
+        for name in ('no_proxy', 'no_grpc_proxy'):  # else TensorFlow asks http_proxy for them, and waits for ever
+            os.environ[name] = ','.join(filter(None, [os.environ.get(name)] + hosts))
         try:
             with socket.socket() as probe:  # TensorFlow would say more than a user can read
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,28 +59,34 @@ class Cluster:
 
     @staticmethod
     def _read(text):
-        """({job: [addresses]}, (job, index)) of TF_CONFIG."""
+        """({job: [addresses]}, (job, index)) of TF_CONFIG; no jobs where this machine trains with no others."""
         wrong = ('TF_CONFIG: %s: give {"cluster": {"chief": ["HOST:PORT"], "worker": [..], "ps": [..]}, '
                  '"task": {"type": "ps", "index": 0}}')
         try:
             config = json.loads(text)
-            jobs = {job: [str(address) for address in addresses]
-                    for job, addresses in config['cluster'].items() if addresses}
-            task = config['task']['type'], int(config['task'].get('index', 0))
+            cluster = config.get('cluster') or {}
+            older = {} if 'chief' in cluster else {'master': 'chief'}
+            jobs = {older.get(job, job): [str(address) for address in addresses]
+                    for job, addresses in cluster.items() if addresses and job != 'evaluator'}
+            alone = sum(map(len, jobs.values())) < 2 and 'ps' not in jobs
+            task = config.get('task') or ({'type': next(iter(jobs), 'chief')} if alone else {})
+            me = older.get(task['type'], task['type']), int(task.get('index', 0))
         except ValueError:
-            raise RunError(wrong % 'not JSON')
+            raise RunError(wrong % 'not JSON, or an index is no number')
         except (KeyError, TypeError, AttributeError):
             raise RunError(wrong % '"cluster" or "task" is missing or no such thing')
+        unknown = ', '.join(sorted(set(jobs) - {'chief', 'worker', 'ps'}))
         for problem, found in (
-                ('"ps" is missing from the cluster', 'ps' not in jobs),
-                ('neither "chief" nor "worker" is in the cluster', not {'chief', 'worker'} & set(jobs)),
-                ('jobs other than chief, worker and ps', set(jobs) - {'chief', 'worker', 'ps'}),
+                ('unknown in the cluster: ' + unknown, unknown),
+                ('"ps" is missing from the cluster', not alone and 'ps' not in jobs),
+                ('neither "chief" nor "worker" is in the cluster', jobs and not {'chief', 'worker'} & set(jobs)),
                 ('an address is not HOST:PORT', not all(
                     re.match(r'.+:\d{1,5}$', address) for addresses in jobs.values() for address in addresses)),
-                ('there is no task %s %d in the cluster' % task, not 0 <= task[1] < len(jobs.get(task[0], ())))):
+                ('there is no task %s %d in the cluster' % me,
+                 jobs and me[0] != 'evaluator' and not 0 <= me[1] < len(jobs.get(me[0], ())))):
             if found:
                 raise RunError(wrong % problem)
-        return jobs, task
+        return {} if alone or me[0] == 'evaluator' else jobs, me
 
     @staticmethod
     def _device(task):
@@ -83,12 +98,18 @@ class Cluster:
     def _lost(self):
         """The tasks, sorted, that do not answer at their address."""
         lost = []
-        for task, address in sorted(self._addresses.items()):
+
+        def ask(task, address):
             try:
                 socket.create_connection(address.rsplit(':', 1), timeout=5).close()
             except OSError:
                 lost.append(task)
-        return lost
+        asking = [threading.Thread(target=ask, args=each, daemon=True) for each in self._addresses.items()]
+        for each in asking:
+            each.start()
+        for each in asking:
+            each.join()
+        return sorted(lost)
 
     def _finished(self, task):
         """The queue on a task's machine that tells it, by an element, that the chief has finished."""
@@ -97,7 +118,10 @@ class Cluster:
 
     def serve(self):
         """Compute, or keep weights, for the chief; ends this process when the chief has finished."""
-        for number in (signal.SIGINT, signal.SIGTERM):  # Python's handlers would wait for the chief, too
+        if self._me[0] == 'evaluator':
+            print('the chief tests after each epoch itself: this evaluator has nothing to do')
+            sys.exit()
+        for number in ends():  # Python's handlers would wait for the chief, too
             signal.signal(number, signal.SIG_DFL)
         name = self._named(self._me)
         print(name + ' serves until the chief has finished')
@@ -108,51 +132,70 @@ class Cluster:
             sys.stdout.flush()
             os._exit(0)    # TensorFlow's servers cannot be closed
 
-    def _watch(self):
-        """Say when a machine is lost; end the job where it kept weights.
+    def _watch(self, heard):
+        """Say who is missing; end this process where a machine that kept weights is lost, or where a signal is heard
+        that the main thread cannot follow. heard: socket that gets the signals' numbers.
 
-        In a thread: session.run waits for some of them for ever.
+        In a thread: session.run waits for some machines for ever, and Python's signal handlers wait for session.run.
         """
-        before = []
-        while True:
-            time.sleep(1)
-            lost = self._lost()
-            for task in lost:
-                name = self._named(task)
+        lost, there, signals, rounds = [], set(), b'', 0
+        while not self._released.wait(1):
+            if signals and (lost or not self._working or len(signals) > 1):  # else the step ends, and all is saved
+                self._end(128 + signals[0], '\nstopped: ' + AGAIN)
+            try:
+                signals += heard.recv(8)
+            except BlockingIOError:
+                pass
+            before, lost, rounds = lost, self._lost(), rounds + 1
+            there |= set(self._addresses) - set(lost)
+            if rounds == 3 and len(there) < len(self._addresses):
+                print('waiting for ' + ', '.join(self._named(task) for task in sorted(set(self._addresses) - there)))
+            for task in sorted(there.intersection(lost)):
                 if task[0] == 'ps' and task in before:  # twice in a row
-                    print('error: the parameter server %s is lost: start all processes again with the same commands, '
-                          'they go on from the newest checkpoint' % name, file=sys.stderr, flush=True)
-                    self.release()
-                    os._exit(2)
+                    self._end(2, 'error: the parameter server %s is lost: %s' % (self._named(task), AGAIN))
                 if task not in before:
-                    print('%s is lost: waiting for it to come back' % name)
-            before = lost
+                    print('%s is lost: waiting for it to come back' % self._named(task))
+
+    def _end(self, status, sentence):
+        """End this process, whose main thread may wait for others for ever."""
+        print(sentence, file=sys.stderr)
+        self.release()
+        sys.stdout.flush()
+        os._exit(status)
 
     def run(self, work):
         """work(session), and again each time that a machine was lost meanwhile, from the newest checkpoint."""
         if self._addresses:
-            waited = 0
-            while self._lost():
-                if waited == 3:
-                    print('waiting for ' + ', '.join(self._named(task) for task in self._lost()))
-                waited += 1
-                time.sleep(1)
-            threading.Thread(target=self._watch, daemon=True).start()
+            heard, self._told = socket.socketpair()
+            for end in (heard, self._told):
+                end.setblocking(False)
+            signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=[heard], daemon=True).start()
         while True:
+            while self._lost():
+                time.sleep(1)
+            if self._working:
+                print('all machines are there: going on from the newest checkpoint')
+            self._working = False
             try:
                 with open_session(self._target) as session:
+                    self._working = True
                     return work(session)
             except LOST:
                 if not self._addresses:
                     raise
-                while self._lost():
-                    time.sleep(1)
-                print('all machines are there: going on from the newest checkpoint')
 
     def release(self):
-        """Tell all others that the chief has finished."""
+        """Tell all others that the chief has finished, within seconds."""
+        self._released.set()
         if self._addresses and self.chief:
-            there = [task for task in sorted(set(self._addresses) - set(self._lost())) if task != self._me]
+            telling = threading.Thread(target=self._tell, daemon=True)
+            telling.start()
+            telling.join(8)  # one that answers at its address may still not answer TensorFlow
+
+    def _tell(self):
+        there = [task for task in sorted(set(self._addresses) - set(self._lost())) if task != self._me]
+        if there:
             with tf.Graph().as_default():
                 finish = [self._finished(task).enqueue(0) for task in there]
                 filters = [self._device(task) for task in there + [self._me]]
