@@ -6,8 +6,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 from filelock import FileLock
@@ -18,6 +20,8 @@ from tqdm import tqdm
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SIZE = 128, 128                          # height and width of the pictures, unless told otherwise
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
+LARGE = 2 ** 24                          # pixels from which images are decoded one after another, in parts where possible
+LARGEST = 250 * 10 ** 6                  # pixels of the largest: phones make 200 million
 TEST_SHARE = .1                          # of a folder without train/ and test/
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
@@ -26,8 +30,9 @@ IN_FLIGHT = 256                          # images decoded ahead of the cache fil
 HEADER = 128                             # bytes of a .npy header of four dimensions
 
 warnings.filterwarnings('ignore', module='PIL')  # a damaged file is named once, by us
-# More than 89 million pixels is a mistake or an attack ("decompression bomb"): an error, so that the file is skipped.
+Image.MAX_IMAGE_PIXELS = LARGEST  # more is a mistake or an attack: an error, so that the file is skipped
 warnings.simplefilter('error', Image.DecompressionBombWarning)
+_one_large = threading.Lock()  # held while one is decoded: it takes up to 2 GB
 
 
 class DataError(Exception):
@@ -82,6 +87,8 @@ def decode(path, use, what='an image'):
         raise
     except Exception as error:
         reason = 'no JPEG, PNG, PGM or BMP: convert it' if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+            reason = 'more than %d megapixels: make it smaller' % (LARGEST // 10 ** 6)
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
 
 
@@ -91,8 +98,13 @@ def plain(image):
     if image.mode.startswith('I'):
         return image.convert('I')
     if 'transparency' in image.info or image.mode in ('LA', 'PA', 'RGBA'):
-        return image.convert('LA' if image.mode in ('L', 'LA') else 'RGBA')
-    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+        return converted(image, 'LA' if image.mode in ('L', 'LA') else 'RGBA')
+    return converted(image, 'L' if image.mode in ('1', 'L') else 'RGB')
+
+
+def converted(image, mode):
+    """A Pillow image in that mode; itself where it is: convert() would copy it, and it may be huge."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def refuse_tiny(image, path):
@@ -125,16 +137,16 @@ def load_image(path, height, width, channels, align=None):
     """
     def load(image):
         refuse_tiny(image, path)
-        if align:
-            image = align(flatten(plain(image)).convert('L' if channels == 1 else 'RGB'), height, width)
-            if image is None:
-                raise DataError('%s: no face found' % shown(path))
-            return np.asarray(image).reshape(height, width, channels)
-        # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
-        scale = max(height, width) / min(image.size)
-        image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
-        image = flatten(plain(image)).convert('L' if channels == 1 else 'RGB')
-        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        if not align:
+            # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
+            scale = max(height, width) / min(image.size)
+            image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
+        with _one_large if image.width * image.height > LARGE else nullcontext():
+            image = converted(flatten(plain(image)), 'L' if channels == 1 else 'RGB')
+            image = align(image, height, width) if align else image.resize(
+                (width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        if image is None:
+            raise DataError('%s: no face found' % shown(path))
         return np.asarray(image).reshape(height, width, channels)
     return decode(path, load)
 

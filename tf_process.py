@@ -458,7 +458,7 @@ def replacing(path):
 
 def picture(image):
     """A Pillow image of an [H,W,C] uint8 array, C 1 to 4, or uint16 one, C 1."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))  # else it is slow
 
 
 def save_png(path, image, **options):
