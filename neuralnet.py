@@ -23,9 +23,8 @@ WINDOW_STAGE = 2                      # the decoder cuts out the window at this 
                                       # multiples of a cell of it
 
 SMALL, FAINT = .2, 1e-4               # gains of weights whose result is added: in a residual, or where a network grows; else 2
-ADVERSARY = 4.5e-3                    # weight of the adversarial loss, times the hidden values and the share of the picture that
-                                      # they are: the squared error is a sum over them, each the larger the larger the hole
-
+ADVERSARY = 8e-4                      # weight of the adversarial loss per hidden value, since the squared error is a sum over
+                                      # them: 4.2 for the 42x42x3 of a 128x128 photo
 SMALLEST = 2 ** PAINTER               # pixels a side of a picture, for a coarsest stage of at least one cell
 PLAYERS = 'generator', 'discriminator'
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
@@ -395,8 +394,7 @@ class ContextEncoder:
             tf.concat([real, real + difference], 0), hole)])
         loss_adv = mean([tf.nn.softplus(-logits) for logits in logits_fake])  # non-saturating, Goodfellow et al. 2014
         loss_dis = mean([tf.nn.softplus(-logits) for logits in logits_real]) + mean([tf.nn.softplus(x) for x in logits_fake])
-        hidden, share = self.shape[2] * tf.reduce_sum(hole), tf.reduce_mean(tf.cast(self.mask, tf.float32))
-        loss_generator = loss_rec + self._weight * ADVERSARY * hidden * share * loss_adv
+        loss_generator = loss_rec + self._weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
         right = [mean([x > 0 for x in logits_real]), mean([x < 0 for x in logits_fake])]
         return (tf.stack([loss_rec, loss_adv, loss_dis] + right),
                 tf.gradients(loss_generator, variables),

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,9 +18,6 @@ from io import BytesIO
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
-if 'IPython' not in sys.modules:  # what a notebook starts may have its MPLBACKEND without its packages: none is used here
-    os.environ.pop('MPLBACKEND', None)
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter

@@ -204,7 +204,7 @@ def test_the_window_is_the_smallest_of_whole_cells_that_holds_the_hole():
 def test_the_generator_lowers_squared_error_and_weighted_adversarial_loss_and_nothing_else(faces):
     """Adam's first step moves each bias by the rate against the sign of its gradient: that of the two logged losses."""
     network, rate = neuralnet.ContextEncoder(faces.shape, adv_weight=3.), 1e-4
-    weight = 3 * neuralnet.ADVERSARY * CENTER.sum() * CENTER.mean()
+    weight = 3 * neuralnet.ADVERSARY * CENTER.sum()
     biases = [variable for variable in network.generator_variables if len(variable.shape) < 4]
     gradients = tf.gradients(network.losses[0] + weight * network.losses[1], biases)
     values = feed(network, faces.images(faces.train[:4]), CENTER, rate)

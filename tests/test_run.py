@@ -164,8 +164,7 @@ def test_without_standard_output_and_error_it_trains(tmp_path):
 
 
 NOTEBOOK = '''
-import io, os, signal, sys
-import tensorflow
+import io, signal, sys
 sys.path.insert(0, %r)
 cell = sys.stdout = io.StringIO()  # which has no `reconfigure`
 before = signal.getsignal(signal.SIGTERM)
