@@ -21,9 +21,9 @@ warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import SIZE, DataError, Dataset, inside, shown
+from datamanager import SIZE, DataError, Dataset, inside, say_skipped, shown
 from extras.console import console
-from extras.masks import MASKS, Masks
+from extras.masks import MASKS, Masks, share
 
 # A training from random weights, and one that begins from a model, which few faces would soon spoil: epochs and rate.
 ANEW, BEGUN = {'epoch': 20, 'lr': 1e-3}, {'epoch': 5, 'lr': 1e-4}
@@ -64,7 +64,7 @@ def parse(arguments=None):
     add('--size', type=size, metavar='N|HxW', help='pixels of the pictures (default: those of the model that it goes on '
         'with or begins from, else %d; only at %d are the packaged faces aligned)' % (SIZE[0], SIZE[0]))
     add('--mask', metavar='KIND', help='what is hidden: center, lower (as a face mask does), random (a rectangle), '
-        'free (brush strokes), FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each '
+        'free (brush strokes), an image (white = hole), a folder of them, or several, as in center,lower,free: each '
         'batch draws one (default: center; with --test_only what the model was trained with)')
     add('--epoch', type=number(int, 1, 10 ** 6), help='passes over the training faces (default: %d; %d where it begins '
         'from a model)' % (ANEW['epoch'], BEGUN['epoch']))
@@ -124,7 +124,7 @@ def announce(options, mask, dataset, network, batch, precision):
     with tf.Session(config=session_config()) as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
+    print('mask: %s, %s' % (mask, share(np.mean([mask.mean() for _, mask in dataset.tests(1)]))))
     print('weights: generator {:,}, discriminator {:,}'.format(*network.parameters))
     print('steps an epoch: %d of %d faces; epochs: %d; devices: %s; convolutions in %s' % (
         dataset.steps(batch), batch, options.epoch, ', '.join(devices), precision))
@@ -202,7 +202,8 @@ def train(options, neuralnet, tf_process, models, cluster):
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'init': init, 'align': align, 'original': options.original, 'training faces': len(dataset.train)}
+            'init': init, 'align': align, 'original': options.original, 'training faces': len(dataset.train),
+            'faces': dataset.fingerprint, 'masks': dataset.masks.fingerprint}
         if not options.restart:
             models.check_config(options.checkpoints, settings, fresh=False)
         from extras import machines
@@ -257,10 +258,9 @@ def faces(options, size, mask, align, training=True):
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
     dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
-    for reason in dataset.skipped[:20]:
-        print('skipped ' + reason)
-    if len(dataset.skipped) > 20:
-        print('skipped %d more' % (len(dataset.skipped) - 20))
+    say_skipped(dataset.skipped)
+    if dataset.division:
+        print(dataset.division)
     return dataset
 
 

@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from datamanager import shown
+from datamanager import lock, shown
 from neuralnet import stages_of
 from tf_process import RunError, models, newest_whole, remove, replacing, sync
 
 SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
 AVERAGE = '/ExponentialMovingAverage'
+FINGERPRINTS = 'faces', 'masks'  # settings that say what was in the files; an older config.json has none
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
 SIZED = 'channel_wise'  # the layer whose weights depend on the picture's size
 
@@ -107,9 +108,10 @@ def check_config(checkpoints, config, fresh):
     """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
     kept = settings(checkpoints)
     for name, value in sorted(config.items()):
-        if kept is not None and kept.get(name) != value:
-            raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
-                           'another --checkpoints and --results' % (checkpoints, name, kept.get(name), value))
+        if kept is not None and kept.get(name, value if name in FINGERPRINTS else None) != value:
+            how = 'on other %s' % name if name in FINGERPRINTS else 'with %s %s, not %s' % (name, kept.get(name), value)
+            raise RunError('%s: the model there was trained %s: begin anew with --restart, or name another '
+                           '--checkpoints and --results, and --init %s to go on from it' % (checkpoints, how, checkpoints))
     if kept is None and fresh:
         with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
             json.dump(config, file, indent=1, sort_keys=True)
@@ -145,7 +147,7 @@ def locked(*folders):
     with ExitStack() as stack:
         for folder in {os.path.realpath(folder): folder for folder in folders}.values():
             try:
-                stack.enter_context(FileLock(os.path.join(folder, 'lock'), timeout=0))
+                stack.enter_context(lock(os.path.join(folder, 'lock'), timeout=0))
             except Timeout:
                 raise RunError('%s: another run is using this folder: wait for it, or name another --checkpoints '
                                'and --results' % folder)

@@ -16,7 +16,7 @@ from datamanager import (LARGE, DataError, bounding_box, crop_box, decode, find_
                          plain, refuse_tiny, shown, unique_names)
 from extras.faces import (TINY, apart, axes, box_matrix, coarseness, corners, detector, find_faces, frame_matrix,
                           harmonic, means, shift, view, warp)
-from extras.masks import MASKS, file_mask, of_name, png_files
+from extras.masks import MASKS, file_mask, mask_files, of_name, share
 from tf_process import GRID, RunError, masked, picture, remove, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet
@@ -219,6 +219,8 @@ class Photo:
 
     def _hide_file(self, mask, matrices, shape):
         """A frame for each matrix into which the hole reaches, and one around what lies outside all of them."""
+        if os.path.samefile(mask, self.path):
+            raise DataError('%s: the mask is the photo itself: give one of its own, white = hole' % shown(mask))
         self.hole = file_mask(mask, *self.seen.shape[:2])
         left, whole = self.hole[:, :, 0] > 0, np.ones(shape[:2] + (1,), np.uint8)
         for matrix in matrices:
@@ -253,6 +255,8 @@ class Photo:
             line += ', %d restored' % self.done
         if len(self.frames) > self.done:
             line += ', the hole outside of faces is restored' if self.file else ', the middle of the photo is restored'
+        if self.frames:
+            line += '; the hole takes %s' % share(self.hole.mean())
         return line + (', no face mask: left alone' if not self.frames and self.found > self.tiny else '')
 
 
@@ -289,8 +293,9 @@ def carried(info, channels):
 class Photos:
     """The photos of files and folders, one after another, each with its mask.
 
-    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
-    photos' names. shape: the network's (H, W, C). results: the folder whose pictures, see WRITTEN, are no photos.
+    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of masks with the
+    photos' names; where photos lie in it, too, its PNGs are the masks. shape: the network's (H, W, C). results: the
+    folder whose pictures, see WRITTEN, are no photos.
     Iterating yields a Photo each, or the sentence on why there is none.
 
     Attribute notice: the sentence on why no faces can be found, or None. len() is the number of photos. Raises
@@ -299,19 +304,21 @@ class Photos:
 
     def __init__(self, paths, mask, shape, results):
         if not (callable(mask) or mask in MASKS or os.path.exists(mask)):
-            raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
-                            'folder of PNGs with the photos\' names' % shown(mask))
+            raise DataError('%s: no mask to restore with: give --mask center, lower, an image (white = repaint), '
+                            'or a folder of them with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
-        self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else png_files(mask)
+        self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else mask_files(
+            mask, pngs=any(inside(path, mask) for path in paths))
         drawn = self._masks.values() if self._masks is not None else [mask] * (not callable(mask) and mask not in MASKS)
-        drawn = {os.path.realpath(path) for path in drawn}  # no photos
+        drawn, masks = {os.path.realpath(path) for path in drawn}, 0  # no photos
         written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
             if os.path.isdir(path):
                 for name in find_files(path):  # a file that is not named like an image is worth no sentence if it is none
                     file = os.path.join(path, name)
-                    if not written(file) and os.path.realpath(file) not in drawn and (
-                            named_like_image(name) or _is_image(file)):
+                    if os.path.realpath(file) in drawn:
+                        masks += 1
+                    elif not written(file) and (named_like_image(name) or _is_image(file)):
                         self._files.append((path, name))
             elif written(path):
                 raise DataError('%s: lies where results are written, and may be replaced: name another --results' % (
@@ -319,7 +326,9 @@ class Photos:
             else:
                 self._files.append((os.path.dirname(path), os.path.basename(path)))
         if not self._files:
-            raise DataError('%s: no image there: give photos or folders of them' % shown(' '.join(paths)))
+            raise DataError('%s: %s' % (shown(' '.join(paths)), (
+                'each image there is one of the masks: give --mask another folder, with the photos\' names' if masks else
+                'no image there: give photos or folders of them')))
         try:
             detector()
         except DataError as error:

@@ -1,4 +1,5 @@
 """What machines and people do to a run. `make soak` does the first two at length."""
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import run as front_door
 import soak
 import tf_process
 from conftest import ROOT, face_paths, run
-from extras.masks import make_mask
+from extras import models, photos
+from extras.masks import make_mask, mask_files
 
 
 def test_killed_at_random_moments_it_ends_as_an_unbroken_run():
@@ -191,9 +193,46 @@ def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
 
 
 def test_files_that_vanish_after_they_were_listed_are_skipped(tmp_path, colour_faces):
-    path, files, skipped = datamanager.cached_images(str(colour_faces), ['00.jpg', 'gone.jpg'], 32, 32, str(tmp_path))
+    path, files, skipped, _ = datamanager.cached_images(str(colour_faces), ['00.jpg', 'gone.jpg'], 32, 32, str(tmp_path))
     assert files == ['00.jpg'] and len(skipped) == 1 and 'gone.jpg' in skipped[0]
     assert np.load(path).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_without(tmp_path, colour_faces, monkeypatch, capsys, number):
+    fcntl = pytest.importorskip('fcntl')
+
+    def flock(opened, how):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    datamanager.say_once.cache_clear()
+    data = datamanager.Dataset(str(colour_faces), (32, 32), cache=str(tmp_path / 'cache'))
+    for name in 'checkpoints', 'results':
+        (tmp_path / name).mkdir()
+    with models.locked(str(tmp_path / 'checkpoints'), str(tmp_path / 'results')):
+        assert len(data.names) == 40
+    assert capsys.readouterr().out == (
+        'the file system has no locks: see to it that no other run uses these folders\n')
+    assert not [path for path in tmp_path.rglob('lock.*')]
+
+
+def test_what_systems_leave_is_nobodys(tmp_path, colour_faces, monkeypatch, capsys):
+    folder = tmp_path / '.hidden'  # but what the user names is used
+    shutil.copytree(str(colour_faces), str(folder / 'faces'))
+    for name in ('._00.jpg', '.Trash-1000/files/a.jpg', '.ipynb_checkpoints/a.jpg', '@eaDir/00.jpg/SYNOPHOTO_THUMB_M.jpg',
+                 '__MACOSX/faces/._00.jpg', 'lost+found/a.jpg', '$RECYCLE.BIN/a.jpg', 'faces/Thumbs.db', 'desktop.ini',
+                 'closed/a.jpg'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(str(colour_faces / '00.jpg'), str(folder / name))
+    access = os.access  # root may read everything
+    monkeypatch.setattr(os, 'access', lambda path, mode: access(path, mode) and not path.endswith(('closed', 'lost+found')))
+    data = datamanager.Dataset(str(folder), (32, 32), cache=str(tmp_path / 'cache'))
+    assert data.names == ['faces_%02d' % number for number in range(40)] and not data.skipped
+    assert capsys.readouterr().out == 'skipped %s/closed: the folder cannot be read: change its permissions\n' % folder
+    assert len(photos.Photos([str(folder), str(folder / '._00.jpg')], 'center', (32, 32, 3), str(tmp_path))) == 41
+    assert len(mask_files(str(folder))) == 40
+    with pytest.raises(datamanager.DataError, match='closed: the folder cannot be read'):
+        datamanager.find_files(str(folder / 'closed'))
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason='root may read everything')
