@@ -151,9 +151,10 @@ class Cluster:
             if rounds == 3 and len(there) < len(self._addresses):
                 print('waiting for ' + ', '.join(self._named(task) for task in sorted(set(self._addresses) - there)))
             for task in sorted(there.intersection(lost)):
-                if task[0] == 'ps' and task in before:  # twice in a row
-                    self._end(2, 'error: the parameter server %s is lost: %s' % (self._named(task), AGAIN))
-                if task not in before:
+                if task[0] == 'ps':
+                    if task in before:  # twice in a row
+                        self._end(2, 'error: the parameter server %s is lost: %s' % (self._named(task), AGAIN))
+                elif task not in before:
                     print('%s is lost: waiting for it to come back' % self._named(task))
 
     def _end(self, status, sentence):
