@@ -22,6 +22,7 @@ from PIL import Image, PngImagePlugin
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
+ARCHIVES = '.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar'
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SIZE = 128, 128                          # height and width of the pictures, unless told otherwise
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
@@ -145,6 +146,7 @@ def decode(path, use, what='an image'):
         reason = 'no JPEG, PNG, PGM or BMP: convert it' if isinstance(error, Image.UnidentifiedImageError) else str(error)
         if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
             reason = 'more than %d megapixels: make it smaller' % (LARGEST // 10 ** 6)
+        reason = not_yet(path) or reason
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
 
 
@@ -193,6 +195,13 @@ def orientation(image):
     except (KeyError, TypeError, ValueError, AttributeError, struct.error):
         pass
     return 1
+
+
+def not_yet(path):
+    """What is to be done first with the address or archive that a path is, if any."""
+    if '://' in path:
+        return 'an address, to be downloaded first'
+    return 'an archive, to be unpacked first' if path.lower().endswith(ARCHIVES) and os.path.exists(path) else ''
 
 
 def plain(image):
@@ -270,7 +279,8 @@ def find_files(folder):
     folder is missing or cannot be read.
     """
     if not os.path.isdir(folder):
-        raise DataError('%s: no such folder: give --data a folder of images' % shown(folder))
+        what = not_yet(folder) or ('a file' if os.path.exists(folder) else 'no such folder')
+        raise DataError('%s: %s: give --data a folder of images' % (shown(folder), what))
     for reason in unreadable(folder):
         raise DataError(reason)
     files, seen, skipped = [], set(), []
@@ -507,7 +517,7 @@ def cached_images(folder, files, height, width, cache, align=None):
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
         except OSError as error:
-            raise DataError('%s: the cache cannot be written (%s): free space or name another --cache' % (
+            raise DataError('%s: the cache cannot be written (%s): name another --cache' % (
                 shown(cache), error.strerror))
     try:
         with open(base + '.json') as file:

@@ -160,8 +160,12 @@ def main(options):
     cluster = machines.Cluster(None if options.using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
-    for name in filter(None, (options.checkpoints, options.init, options.export)):
-        if (set('[*?\\') - {os.sep}).intersection(name):
+    named = list(filter(None, (options.checkpoints, options.init, options.export)))
+    for name in named + [options.results]:
+        if not models.is_utf8(name):
+            raise DataError('%s: TensorFlow wants names in UTF-8: name another folder' % shown(name))
+    for name in named:
+        if not models.is_plain(name):
             raise DataError('%s: TensorFlow takes [, *, ? and \\ in names for patterns, and would not find the model: '
                             'name another folder' % shown(name))
     if options.using:
@@ -182,7 +186,9 @@ def main(options):
 
 def train(options, neuralnet, tf_process, models, cluster):
     """Train, then test."""
-    batch = options.batch * len(cluster.devices)
+    from extras import machines
+    devices = cluster.devices if cluster.devices != [None] else machines.gpus() or [None]
+    batch = options.batch * len(devices)
     if models.exported(options.checkpoints):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
                                   '--checkpoints' % options.checkpoints)
@@ -206,9 +212,8 @@ def train(options, neuralnet, tf_process, models, cluster):
             'faces': dataset.fingerprint, 'masks': dataset.masks.fingerprint}
         if not options.restart:
             models.check_config(options.checkpoints, settings, fresh=False)
-        from extras import machines
         precision = machines.precision(options.precision)
-        network = kind(neuralnet, options.original)(dataset.shape, options.adv_weight, cluster.devices, precision)
+        network = kind(neuralnet, options.original)(dataset.shape, options.adv_weight, devices, precision)
         announce(options, mask, dataset, network, batch, precision.name)
 
         def work(session):

@@ -222,7 +222,7 @@ def precision(asked):
 
 
 def gpus():
-    """Names of this machine's GPUs that TensorFlow sees."""
+    """Names of this machine's GPUs that TensorFlow sees: each trains on its share of every batch, as machines do."""
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         return [device.name for device in session.list_devices() if device.device_type == 'GPU']
 

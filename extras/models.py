@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import re
+import tempfile
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -15,7 +16,7 @@ from filelock import Timeout
 
 from datamanager import lock, shown
 from neuralnet import stages_of
-from tf_process import RunError, models, newest_whole, remove, replacing, sync
+from tf_process import RunError, models, newest_whole, remove, replacing, sync, unwritten
 
 SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
 AVERAGE = '/ExponentialMovingAverage'
@@ -31,6 +32,16 @@ def locate(folder):
     if os.path.normpath(folder) != os.path.normpath(SHIPPED) or models(folder) or exported(folder):
         return folder
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
+
+
+def is_utf8(name):
+    """Whether a name is UTF-8, as all that TensorFlow is handed must be."""
+    return name == name.encode(errors='ignore').decode()
+
+
+def is_plain(name):
+    """Whether TensorFlow, which reads models by patterns, finds one of that name."""
+    return not (set('[*?\\') - {os.sep}).intersection(name)
 
 
 def exported(folder):
@@ -138,7 +149,7 @@ def writable(folder):
             pass
         os.remove(part)
     except OSError as error:
-        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+        raise unwritten(folder, error)
 
 
 @contextmanager
@@ -190,8 +201,12 @@ def load(session, network, folder):
 def _read(folder, names):
     """{name: float32 array} of those of the names that the newest whole model in `folder` holds."""
     def read(path):
-        reader = tf.train.load_checkpoint(path)
-        return {name: reader.get_tensor(name).astype(np.float32) for name in set(names) if reader.has_tensor(name)}
+        with tempfile.TemporaryDirectory() as place:
+            if not (is_utf8(path) and is_plain(path)):  # of the folder the program was put into: a link to it has another
+                os.symlink(os.path.abspath(os.path.dirname(path)), os.path.join(place, 'model'))
+                path = os.path.join(place, 'model', os.path.basename(path))
+            reader = tf.train.load_checkpoint(path)
+            return {name: reader.get_tensor(name).astype(np.float32) for name in set(names) if reader.has_tensor(name)}
     folder = locate(folder)
     return newest_whole(folder, models(folder) or exported(folder), read)
 
@@ -244,8 +259,7 @@ def export(session, network, folder, config):
                     tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature}, strip_default_attrs=True)
                 builder.save()
             except tf.errors.OpError as error:
-                raise RunError('%s: cannot be written (%s): free space, or name another folder' % (
-                    folder, error.message.split('\n')[0]))
+                raise unwritten(folder, error)
             with open(os.path.join(part, 'config.json'), 'w') as file:
                 json.dump(config, file, indent=1, sort_keys=True)
             sync(*glob.glob(os.path.join(glob.escape(part), '**'), recursive=True))

@@ -65,6 +65,44 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, tra
     assert not [name for name in left if 'part' in name or 'temp' in name], left
 
 
+BUSY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+static int busy(const char *path) { return strstr(path, ".part.old") || strstr(path, "replaced") || strstr(path, "kept.png"); }
+int rmdir(const char *path) {
+    if (busy(path)) { errno = ENOTEMPTY; return -1; }
+    return ((int (*)(const char *))dlsym(RTLD_NEXT, "rmdir"))(path);
+}
+int unlinkat(int folder, const char *path, int flags) {
+    if (busy(path)) { errno = EBUSY; return -1; }
+    return ((int (*)(int, const char *, int))dlsym(RTLD_NEXT, "unlinkat"))(folder, path, flags);
+}
+"""
+
+
+def preloaded(folder, code):
+    """The environment in which a library of that C code comes before the system's."""
+    (folder / 'library.c').write_text(code)
+    if subprocess.call(['gcc', '-shared', '-fPIC', '-o', str(folder / 'library.so'), str(folder / 'library.c'), '-ldl']):
+        pytest.skip('no C compiler')
+    return dict(os.environ, LD_PRELOAD=str(folder / 'library.so'))
+
+
+def test_a_replaced_folder_that_is_busy_does_not_stop_the_new_one(tmp_path):
+    """As on NFS, where what another program has open stays."""
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'new' / 'kept.png').write_bytes(b'old')
+    code = ('import sys; sys.path.insert(0, %r); import os, tf_process\n'
+            'with tf_process.replacing("new") as part:\n    os.mkdir(part)\n    open(part + "/b", "w").close()' % ROOT)
+    for environment, remark in ((preloaded(tmp_path, BUSY), True), (os.environ, False)):  # the next run removes it
+        process = subprocess.run([sys.executable, '-c', code], cwd=str(tmp_path), env=environment, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, universal_newlines=True)
+        assert process.returncode == 0 and ('new.part.old: was replaced, but' in process.stdout) == remark, process.stderr
+        assert os.listdir(str(tmp_path / 'new')) == ['b'] and (tmp_path / 'new.part.old').exists() == remark
+
+
 def test_results_do_not_replace_other_pictures_nor_become_faces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in 'train', 'test':

@@ -218,8 +218,9 @@ def test_an_empty_folder_does_not_hide_the_included_model(tmp_path, monkeypatch)
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory, colour):
-    """A copy of the program in which the colour model is the included one."""
-    folder = tmp_path_factory.mktemp('clone')
+    """A copy of the program in which the colour model is the included one; in a folder that TensorFlow cannot read."""
+    folder = tmp_path_factory.mktemp('clone') / b'caf\xe9 [1]'.decode(errors='surrogateescape')
+    folder.mkdir()
     for name in os.listdir(ROOT):
         if name.endswith('.py'):
             shutil.copy(os.path.join(ROOT, name), str(folder))

@@ -217,6 +217,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
 
 @pytest.mark.parametrize('arguments,words', [
     (['--data', 'nowhere'], ['nowhere', 'no such folder']),
+    (['--data', 'other/config.json'], ['config.json: a file']),
+    (['--data', 'faces.zip'], ['faces.zip: an archive, to be unpacked first']),
+    (['--data', 'https://example.org/faces'], ['an address, to be downloaded first']),
+    (['--results', b'caf\xe9'], ['caf', 'UTF-8']),
+    (['--checkpoints', b'caf\xe9'], ['caf', 'UTF-8']),
     (['--data', 'empty'], ['empty', 'no JPEG']),
     (['--data', ''], ['--data', 'missing']),
     (['--data', '.'], ['results', 'lies in --data']),
@@ -241,6 +246,7 @@ def test_bad_input_gets_a_sentence_and_status_2(tmp_path, arguments, words):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(face_paths()[0], str(tmp_path / 'parts' / 'train' / 'a.pgm'))
     (tmp_path / 'other' / 'config.json').write_text('{"model_type": "bert"}')
+    (tmp_path / 'faces.zip').write_bytes(b'PK')
     process = run(tmp_path, *arguments)
     assert process.returncode == 2 and 'bert' in (tmp_path / 'other' / 'config.json').read_text()
     assert process.stderr.count('\n') == 1, process.stderr
