@@ -14,7 +14,7 @@ from datamanager import (DataError, center_mask, decode, find_files, flatten, na
 
 FREE_SHARES = .1, 1 / 3.  # of the picture that a 'free' mask hides, least and most
 FREE_TESTS = 16           # such masks in a test, faces take them in turn: a run for each mask
-ROUNDED = 16              # levels by which one colour may vary in a mask: where it is half transparent it is rounded
+ROUNDED = 16              # levels by which one colour may vary in a mask: it is rounded, mixed, compressed
 
 # What a surgical mask hides of an aligned face: (x, y) as shares of the picture's width and height.
 LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
@@ -112,11 +112,10 @@ def whiteness(image):
     colours is partly transparent.
     """
     if image.mode in ('LA', 'RGBA'):
-        alpha = image.getchannel('A')
-        most = alpha.getextrema()[1]  # what is less opaque is a stroke's rim, mixed with what it lies on
-        seen = alpha.point(lambda value: 255 * (value > 127 and value > .95 * most))
-        image = image.convert(image.mode[:-1])
-        if len(set(seen.getextrema())) > 1:  # else nothing, or everything, is transparent
+        alpha, image = image.getchannel('A'), image.convert(image.mode[:-1])
+        least, most = alpha.getextrema()
+        if least <= 127 < most:  # else nothing, or everything, is transparent
+            seen = alpha.point(lambda value: 255 * (value > .95 * most))  # not the soft edges, which may be mixed
             colours = [np.flatnonzero(levels) for levels in np.reshape(image.histogram(seen), (-1, 256))]
             return alpha if max(np.ptp(levels) for levels in colours) <= ROUNDED else None
     return flatten(image).convert('L')

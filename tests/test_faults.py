@@ -1,5 +1,6 @@
 """What machines and people do to a run. `make soak` does the first two at length."""
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -204,6 +205,21 @@ def test_a_changed_loss_log_gets_a_sentence(trained, tmp_path, text):
     assert process.returncode == 2 and process.stderr.count('\n') == 1, process.stderr
     assert 'loss.csv' in process.stderr and 'move it away' in process.stderr
     assert (tmp_path / 'run' / 'results' / 'loss.csv').read_text() == text
+
+
+def test_a_training_does_not_go_on_with_other_faces_or_masks(trained, tmp_path):
+    folder = tmp_path / 'checkpoints'
+    shutil.copytree(str(trained[0] / 'checkpoints'), str(folder))
+    kept = json.loads((folder / 'config.json').read_text())
+    assert kept['faces'] == datamanager.Dataset(size=(32, 32), cache=str(tmp_path)).fingerprint and kept['masks'] is None
+    check = lambda **changed: models.check_config(str(folder), dict(kept, **changed), fresh=True)
+    check()
+    for what in 'faces', 'masks':
+        with pytest.raises(tf_process.RunError, match='trained on other %s: .*--restart.* --init .*checkpoints' % what):
+            check(**{what: 'other'})
+        del kept[what]  # as in an older config.json
+    (folder / 'config.json').write_text(json.dumps(kept))
+    check(faces='unknown', masks='unknown')
 
 
 def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):

@@ -67,13 +67,11 @@ def strokes(colour, ground, size=(48, 64)):
 @pytest.mark.parametrize('colour,ground', [
     ((0, 0, 0, 255), (0, 0, 0, 0)), ((255, 255, 255, 255), (0, 0, 0, 0)), ((255, 255, 255, 255), (255, 255, 255, 0)),
     ((250, 30, 40, 255), (250, 30, 40, 0)), ((255, 255, 255, 255), (0, 0, 0, 255)), ((255, 255, 255, 200), (0, 0, 0, 200)),
-    ((255, 255, 255, 0), (0, 0, 0, 0))])
+    ((255, 255, 255, 3), (0, 0, 0, 3))])
 @pytest.mark.parametrize('kind', ['RGBA', 'LA', 'P'])
 def test_strokes_are_the_hole_whether_drawn_in_colours_or_alpha(tmp_path, kind, colour, ground):
     image, hole = strokes(colour, ground)
     if kind == 'P':
-        if not colour[3] + ground[3]:
-            pytest.skip('a palette keeps no colours of what cannot be seen')
         image = image.quantize(256)
     elif kind == 'LA':
         image = image.convert('LA')
