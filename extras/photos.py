@@ -165,7 +165,8 @@ class Photo:
     find:  a function as find_faces, or None: the middle of the photo is taken for a face, as where none is found.
 
     Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
-    carried, see the function; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8; frames, a Frame for each face that has a hole, perhaps one for what lies outside of faces; found, tiny and done, the
+    carried, see the function; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8; frames, a Frame for
+    each face that has a hole, perhaps one for what lies outside of faces; found, tiny and done, the
     numbers of faces found, too small, and to be restored.
     Raises DataError where photo or mask cannot be used.
     """
