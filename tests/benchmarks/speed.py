@@ -2,6 +2,7 @@
 
     python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 4] [--pairs 3]
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
+    python tests/benchmarks/speed.py --beside DIR   CPU time of a training step, beside another checkout of the program
 
 Prints medians, and ratios to student.py (on TensorFlow 1.14, batch 64).
 """
@@ -101,6 +102,34 @@ def load(data, size):
     return dict(figures, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
+def step(root, batch, steps=20):
+    """CPU time of a training step, one thread, 128x128x3, by the program in `root`; operations in it; seconds to build it."""
+    import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    sys.path.insert(0, root)
+    import neuralnet
+    from datamanager import center_mask
+    from extras import machines
+    options = {'precision': machines.precision('auto')} if hasattr(machines, 'precision') else {}  # older ones have none
+    began, metadata = time.process_time(), tf.RunMetadata()
+    network = neuralnet.ContextEncoder((128, 128, 3), **options)
+    figures = {'build_seconds': time.process_time() - began}
+    feed = {network.images: np.random.RandomState(0).randint(0, 256, (batch, 128, 128, 3)).astype(np.uint8),
+            network.mask: center_mask(128, 128), network.learning_rate: 1e-4}
+    one = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    with tf.Session(config=one) as session:
+        session.run(tf.global_variables_initializer())
+        run = lambda *more: session.run([network.losses, network.update], feed, *more)
+        run()
+        run(tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE, output_partition_graphs=True), metadata)
+        figures['operations'] = sum(len(graph.node) for graph in metadata.partition_graphs)
+        began = time.process_time()
+        for _ in range(max(steps * 4 // batch, 3)):
+            run()
+        return dict(figures, step_ms=1000 * (time.process_time() - began) / max(steps * 4 // batch, 3))
+
+
 # ------------------------------------------------------------------------------------------------ the two tables
 
 def worker(runtime, folder, *arguments):
@@ -171,6 +200,21 @@ def compare(options, images):
                        rows))
 
 
+def beside(options):
+    """Print a training step of this program and of that in another folder, in turn."""
+    rows = []
+    for runtime in options.runtime:
+        for batch in options.batch:
+            found = {root: [] for root in (options.beside, common.ROOT)}
+            for _ in range(options.pairs):
+                for root in found:
+                    found[root].append(worker(runtime, '.', 'step', root, batch))
+            medians = [[np.median([run[name] for run in runs]) for name in ('step_ms', 'operations', 'build_seconds')]
+                       for runs in found.values()]
+            rows.append([runtime, batch] + ['%.3g -> %.3g (%.2fx)' % (old, new, old / new) for old, new in zip(*medians)])
+    print(common.table(['runtime', 'batch', 'CPU time of a step, ms', 'operations of a step', 'CPU time to build it, s'], rows))
+
+
 def curves(options, images):
     """Print and draw the cost of a training step, of loading, and the memory, against size, images and files."""
     runtime, rows = options.runtime[0], []
@@ -233,12 +277,15 @@ def main():
     parser.add_argument('--images', type=int, default=200, help='at most so many of the folder')
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
+    parser.add_argument('--beside', metavar='DIR', type=os.path.abspath, help='as git worktree add makes one')
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         kind, data, numbers = options.worker[0], options.worker[1], [int(text) for text in options.worker[2:]]
-        print(json.dumps({'measure': measure, 'load': load}[kind](data, *numbers)))
+        print(json.dumps({'measure': measure, 'load': load, 'step': step}[kind](data, *numbers)))
         return
+    if options.beside:
+        return beside(options)
     import datamanager
     root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()[0]
     images = [os.path.abspath(os.path.join(root, name)) for name in datamanager.find_files(root)
