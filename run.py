@@ -212,7 +212,7 @@ def train(options, neuralnet, tf_process, models, cluster):
             'faces': dataset.fingerprint, 'masks': dataset.masks.fingerprint}
         if not options.restart:
             models.check_config(options.checkpoints, settings, fresh=False)
-        precision = machines.precision(options.precision)
+        precision = machines.precision(options.precision, cluster)
         network = kind(neuralnet, options.original)(dataset.shape, options.adv_weight, devices, precision)
         announce(options, mask, dataset, network, batch, precision.name)
 

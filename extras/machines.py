@@ -207,16 +207,18 @@ class Cluster:
                     pass
 
 
-def precision(asked):
+def precision(asked, cluster):
     """The type that convolutions compute in: tf.float32 or tf.bfloat16, as asked for; 'auto': what is faster here.
 
-    bfloat16 needs TensorFlow 2, and is faster on processors that have instructions for it. On a GPU nothing was tried, so
-    there 'auto' is float32. Raises RunError where it is asked for on TensorFlow 1.
+    bfloat16 needs TensorFlow 2 on one machine (a server's convolutions know no such type), and is faster on processors that
+    have instructions for it. On a GPU nothing was tried, so there 'auto' is float32. Raises RunError where it cannot be had.
     """
-    if asked == 'bfloat16' and tf.__version__ < '2':
-        raise RunError('--precision bfloat16 needs TensorFlow 2: use RUNTIME=tf2, or leave it out')
+    possible = tf.__version__ >= '2' and cluster.devices == [None]
+    if asked == 'bfloat16' and not possible:
+        raise RunError('--precision bfloat16 needs TensorFlow 2 and a single machine: use RUNTIME=tf2 without TF_CONFIG, or '
+                       'leave it out')
     if asked == 'auto':
-        fast = tf.__version__ >= '2' and not gpus() and re.search(r'\b(avx512_bf16|amx_bf16)\b', _processor())
+        fast = possible and not gpus() and re.search(r'\b(avx512_bf16|amx_bf16)\b', _processor())
         return tf.bfloat16 if fast else tf.float32
     return tf.as_dtype(asked)
 

@@ -13,6 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from conftest import ROOT, run
+from extras import machines
 from extras.machines import Cluster
 from tf_process import RunError
 
@@ -194,3 +195,17 @@ def test_a_port_that_is_taken_gets_a_sentence(tmp_path, monkeypatch):
         process = run(tmp_path, '--size', 32)
     assert process.returncode == 2 and process.stderr.count('\n') == 1, process.stderr
     assert 'port' in process.stderr and 'TF_CONFIG' in process.stderr
+
+
+def test_bfloat16_is_for_one_machine_with_tensorflow_2():
+    alone = Cluster()
+    assert machines.precision('float32', alone) == tf.float32 and machines.precision('auto', alone) in (tf.float32, tf.bfloat16)
+    if tf.__version__ < '2':
+        with pytest.raises(RunError, match='needs TensorFlow 2'):
+            machines.precision('bfloat16', alone)
+        return
+    assert machines.precision('bfloat16', alone) == tf.bfloat16
+    alone.devices = ['/job:worker/task:0', '/job:worker/task:1']
+    assert machines.precision('auto', alone) == tf.float32
+    with pytest.raises(RunError, match='single machine'):
+        machines.precision('bfloat16', alone)

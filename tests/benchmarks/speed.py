@@ -111,7 +111,7 @@ def step(root, batch, steps=20):
     import neuralnet
     from datamanager import center_mask
     from extras import machines
-    options = {'precision': machines.precision('auto')} if hasattr(machines, 'precision') else {}  # older ones have none
+    options = {'precision': machines.precision('auto', machines.Cluster())} if hasattr(machines, 'precision') else {}  # older ones have none
     began, metadata = time.process_time(), tf.RunMetadata()
     network = neuralnet.ContextEncoder((128, 128, 3), **options)
     figures = {'build_seconds': time.process_time() - began}
