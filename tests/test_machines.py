@@ -104,7 +104,7 @@ def test_two_workers_end_with_the_weights_of_one_with_twice_the_batch(tmp_path, 
     alone, together = tmp_path / 'alone', tmp_path / 'together'
     alone.mkdir()
     together.mkdir()
-    options = ['--data', colour_faces, '--size', 32, '--epoch', 2, '--lr', 1e-4]
+    options = ['--data', colour_faces, '--size', 32, '--epoch', 2, '--lr', 1e-4, '--precision', 'float32']
     assert run(alone, '--batch', 16, *options).returncode == 0
     with Machines(together, addresses(chief=1, ps=2, worker=1), '--batch', 8, *options) as machines:
         assert machines.wait('chief') == 0
