@@ -2,32 +2,50 @@
 
 Colour is RGB everywhere; arrays are NHWC uint8; mask = 1 in the hole.
 """
+import functools
 import hashlib
 import importlib.util
+import io
 import json
 import os
+import struct
+import tempfile
+import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
-from filelock import FileLock
-from PIL import Image, ImageOps
+from filelock import FileLock, Timeout
+from PIL import Image, PngImagePlugin
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
+ARCHIVES = '.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar'
 FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
 SIZE = 128, 128                          # height and width of the pictures, unless told otherwise
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
+LARGE = 2 ** 24                          # pixels from which images are decoded one after another, in parts where possible
+LARGEST = 250 * 10 ** 6                  # pixels of the largest: phones make 200 million
 TEST_SHARE = .1                          # of a folder without train/ and test/
+TRAIN = 'train', 'training'              # what these folders are called, however capitalised: the first that is there
+TEST = 'test', 'testing', 'val', 'valid', 'validation'
+# Thumbnails, deleted files, notes of systems. What begins with a dot is nobody's, too: .DS_Store, .Trash-1000, ._a.jpg.
+NOBODYS = {'@eadir', '@recycle', '#recycle', '$recycle.bin', 'system volume information', '__macosx', 'lost+found',
+           'thumbs.db', 'desktop.ini'}
 TURN, SCALE, MOVE = 8, .08, .02          # most that --vary turns (degrees), scales (logarithm), moves (share of a side),
 GAMMA, GAIN = .3, .1                     # and changes the light: exponent and factor of each colour (logarithms)
-CACHE = 3                                # its version: raise it when the same files are decoded to other pixels
+CACHE = 4                                # its version: raise it when the same files are decoded to other pixels
 IN_FLIGHT = 256                          # images decoded ahead of the cache file's writer
 HEADER = 128                             # bytes of a .npy header of four dimensions
 
 warnings.filterwarnings('ignore', module='PIL')  # a damaged file is named once, by us
-# More than 89 million pixels is a mistake or an attack ("decompression bomb"): an error, so that the file is skipped.
+Image.MAX_IMAGE_PIXELS = LARGEST  # more is a mistake or an attack: an error, so that the file is skipped
 warnings.simplefilter('error', Image.DecompressionBombWarning)
+_one_large = threading.Lock()  # held while one is decoded: it takes up to 2 GB
+# Text and colour profiles of more than a megabyte are common; this much bounds what a bomb can unfold to.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class DataError(Exception):
@@ -38,6 +56,41 @@ def shown(path):
     """`path` as one printable line, whatever bytes it holds."""
     path = str(path)
     return path if path.isprintable() else path.encode('unicode_escape').decode()
+
+
+def say_skipped(reasons):
+    """Name what is left out: the first 20 of these sentences, and how many more."""
+    for reason in reasons[:20]:
+        print('skipped ' + reason)
+    if len(reasons) > 20:
+        print('skipped %d more' % (len(reasons) - 20))
+
+
+@functools.lru_cache(maxsize=None)
+def say_once(sentence):
+    """Print it, the first time."""
+    print(sentence)
+
+
+@contextmanager
+def lock(path, timeout=-1):
+    """Hold the lock file `path` for this process alone; filelock.Timeout where another has it after `timeout` seconds.
+
+    -1: waits. Where the file system has no locks (some Lustre, NFS, FUSE) goes on without, and says so once.
+    """
+    number, trial = tempfile.mkstemp(prefix='lock.', dir=os.path.dirname(path))  # which nobody else can hold
+    os.close(number)
+    try:
+        with FileLock(trial, timeout=0):
+            held = FileLock(path, timeout=timeout)
+    except (Timeout, NotImplementedError):
+        say_once('the file system has no locks: see to it that no other run uses these folders')
+        held = nullcontext()
+    finally:
+        with suppress(OSError):
+            os.remove(trial)
+    with held:
+        yield
 
 
 # ----------------------------------------------------------------------------------------------------- masks
@@ -76,23 +129,97 @@ def bounding_box(mask):
 def decode(path, use, what='an image'):
     """use(Pillow image of `path`), or DataError: a broken file can make a decoder raise nearly anything."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return use(image)
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                return use(image)
+        except DataError:
+            raise
+        except Exception:  # perhaps for its metadata alone, which viewers pass over
+            with open(path, 'rb') as file:
+                data, exif = bare(file.read())
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.info['exif'] = exif
+                return use(image)
     except DataError:
         raise
     except Exception as error:
         reason = 'no JPEG, PNG, PGM or BMP: convert it' if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+            reason = 'more than %d megapixels: make it smaller' % (LARGEST // 10 ** 6)
+        reason = not_yet(path) or reason
         raise DataError('%s: cannot be read as %s (%s)' % (shown(path), what, shown(reason)))
+
+
+def bare(data):
+    """(the bytes of a JPEG or PNG without its metadata, its EXIF); of other files (all bytes, none)."""
+    kept, exif, at = [], b'', 0
+    if data.startswith(b'\x89PNG'):
+        kept, at = [data[:8]], 8
+        while at < len(data):  # chunks: length, kind, content, checksum
+            kind, end = data[at + 4:at + 8], at + 12 + int.from_bytes(data[at:at + 4], 'big')
+            if kind == b'eXIf':
+                exif = data[at + 8:end - 4]
+            elif kind == b'tRNS' or not kind[:1].islower():
+                kept.append(data[at:end])
+            at = end
+    elif data.startswith(b'\xff\xd8'):
+        kept, at = [data[:2]], 2
+        while data[at:at + 1] == b'\xff' and data[at:at + 2] != b'\xff\xda':  # segments: marker, length, content
+            marker, end = data[at + 1:at + 2], at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+            content = data[at + 4:end]
+            if content.startswith(b'Exif\0\0'):
+                exif = exif or content
+            elif not b'\xe0' <= marker <= b'\xef' and marker != b'\xfe' or (
+                    content.startswith(b'Adobe') and len(content) >= 12):  # which says what its colours are
+                kept.append(data[at:end])
+            at = end
+    return b''.join(kept) + data[at:], exif
+
+
+def orientation(image):
+    """1 to 8, how a loaded Pillow image is to be turned by its EXIF; 1 where that says nothing sensible.
+
+    Pillow would parse and write all of the EXIF for it, and what its versions refuse differs.
+    """
+    try:
+        raw = image.info.get('Raw profile type exif', '')  # of ImageMagick
+        exif = image.info.get('exif') or bytes.fromhex(''.join(raw.split('\n')[3:]))
+        while exif.startswith(b'Exif\0\0'):
+            exif = exif[6:]
+        order = {b'II': '<', b'MM': '>'}[exif[:2]]
+        start, = struct.unpack_from(order + 'I', exif, 4)
+        for at in range(start + 2, start + 2 + 12 * struct.unpack_from(order + 'H', exif, start)[0], 12):
+            tag, kind = struct.unpack_from(order + 'HH', exif, at)
+            if tag == 0x112:
+                return struct.unpack_from(order + {3: 'H', 4: 'I'}[kind], exif, at + 8)[0]
+    except (KeyError, TypeError, ValueError, AttributeError, struct.error):
+        pass
+    return 1
+
+
+def not_yet(path):
+    """What is to be done first with the address or archive that a path is, if any."""
+    if '://' in path:
+        return 'an address, to be downloaded first'
+    return 'an archive, to be unpacked first' if path.lower().endswith(ARCHIVES) and os.path.exists(path) else ''
 
 
 def plain(image):
     """A Pillow image upright and in mode L, LA, RGB, RGBA or, for 16 bits, I."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
+            6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}.get(orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith('I'):
         return image.convert('I')
     if 'transparency' in image.info or image.mode in ('LA', 'PA', 'RGBA'):
-        return image.convert('LA' if image.mode in ('L', 'LA') else 'RGBA')
-    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+        return converted(image, 'LA' if image.mode in ('L', 'LA') else 'RGBA')
+    return converted(image, 'L' if image.mode in ('1', 'L') else 'RGB')
+
+
+def converted(image, mode):
+    """A Pillow image in that mode; itself where it is: convert() would copy it, and it may be huge."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def refuse_tiny(image, path):
@@ -125,45 +252,52 @@ def load_image(path, height, width, channels, align=None):
     """
     def load(image):
         refuse_tiny(image, path)
-        if align:
-            image = align(flatten(plain(image)).convert('L' if channels == 1 else 'RGB'), height, width)
-            if image is None:
-                raise DataError('%s: no face found' % shown(path))
-            return np.asarray(image).reshape(height, width, channels)
-        # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
-        scale = max(height, width) / min(image.size)
-        image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
-        image = flatten(plain(image)).convert('L' if channels == 1 else 'RGB')
-        image = image.resize((width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        if not align:
+            # A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that is still large enough either way up.
+            scale = max(height, width) / min(image.size)
+            image.draft(None, (int(np.ceil(image.width * scale)), int(np.ceil(image.height * scale))))
+        with _one_large if image.width * image.height > LARGE else nullcontext():
+            image = converted(flatten(plain(image)), 'L' if channels == 1 else 'RGB')
+            image = align(image, height, width) if align else image.resize(
+                (width, height), Image.BICUBIC, box=crop_box(image.size, height, width))
+        if image is None:
+            raise DataError('%s: no face found' % shown(path))
         return np.asarray(image).reshape(height, width, channels)
     return decode(path, load)
 
 
-def refuse_unreadable(folder):
-    """DataError where the files of a folder cannot be listed or opened."""
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise DataError('%s: the folder cannot be read: change its permissions' % shown(folder))
+def unreadable(folder):
+    """The sentence on why the files of a folder cannot be listed or opened, in a list; [] where they can."""
+    closed = not os.access(folder, os.R_OK | os.X_OK)
+    return ['%s: the folder cannot be read: change its permissions' % shown(folder)] * closed
 
 
 def find_files(folder):
     """Every regular file below `folder`, as sorted relative paths; follows links, each folder once.
 
-    Raises DataError where the folder is missing, or it or a folder in it cannot be read.
+    What is NOBODYS is left out, and a folder in it that cannot be read, which is said. Raises DataError where the
+    folder is missing or cannot be read.
     """
     if not os.path.isdir(folder):
-        raise DataError('%s: no such folder: give --data a folder of images' % shown(folder))
-    files, seen = [], set()
-    refuse_unreadable(folder)
-    for parent, folders, names in os.walk(folder, followlinks=True):
+        what = not_yet(folder) or ('a file' if os.path.exists(folder) else 'no such folder')
+        raise DataError('%s: %s: give --data a folder of images' % (shown(folder), what))
+    for reason in unreadable(folder):
+        raise DataError(reason)
+    files, seen, skipped = [], set(), []
+    somebodys = lambda name: not name.startswith('.') and name.lower() not in NOBODYS
+    failed = lambda error: skipped.append('%s: cannot be read (%s)' % (shown(error.filename), error.strerror))
+    for parent, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         if os.path.realpath(parent) in seen:  # a link that leads back
             folders[:] = []
             continue
         seen.add(os.path.realpath(parent))
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
-        for name in folders:
-            refuse_unreadable(os.path.join(parent, name))
-        files += [os.path.relpath(os.path.join(parent, name), folder) for name in names
+        reasons = {name: unreadable(os.path.join(parent, name)) for name in filter(somebodys, folders)}
+        skipped += sum(reasons.values(), [])
+        folders[:] = sorted((name for name in reasons if not reasons[name]),
+                            key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        files += [os.path.relpath(os.path.join(parent, name), folder) for name in filter(somebodys, names)
                   if os.path.isfile(os.path.join(parent, name))]
+    say_skipped(skipped)
     return sorted(files)
 
 
@@ -209,7 +343,8 @@ class Dataset:
     """The faces of a folder, decoded once into a cache file, split, and handed out in masked batches.
 
     folder:   images below it, found recursively; None: the packaged ORL faces, split so that no person is in both
-              parts. FOLDER/train and FOLDER/test are the split where both exist, else the last tenth by path tests.
+              parts. FOLDER/train and FOLDER/test (or val, see TRAIN and TEST) are the split where both exist, else the
+              last tenth by path tests.
     size:     (height, width) of the pictures.
     masks:    what is hidden: an object with the functions of Center, for that size, as extras.masks makes them.
     seed:     orders the epochs, draws random masks and varies faces, together with the epoch's number.
@@ -220,27 +355,44 @@ class Dataset:
     align:    a function of a Pillow image (L or RGB), height and width that returns another of that size, or None where
               the file is to be skipped; without it pictures are cropped in the middle.
 
-    Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row;
-    skipped, the sentences about files left out.
+    Attributes: shape (H, W, C); train and test, row numbers of each part; names, a flat unique name a row; masks;
+    skipped, the sentences about files left out; division, one on the folders that are the parts, or ''; fingerprint, of
+    the training files' contents, wherever and however named they are.
     Raises DataError where the folder or its images cannot be used.
     """
 
     def __init__(self, folder=None, size=SIZE, masks=None, seed=0, cache='cache', training=True, vary=0,
                  people=False, align=None):
-        self.seed, self._varied, self._masks = seed, vary, masks or Center(*size)
+        self.seed, self._varied, self.masks = seed, vary, masks or Center(*size)
         root, files = (folder, find_files(folder)) if folder else packaged_faces()
-        self._path, self._files, self.skipped = cached_images(root, files, size[0], size[1], cache, align)
+        self._path, self._files, self.skipped, sums = cached_images(root, files, size[0], size[1], cache, align)
         if not self._files:
             raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
                 shown(root)))
-        parts = [os.path.join(root, part) for part in ('train', 'test')]
-        if all(map(os.path.isdir, parts)) and not any(path.startswith('test' + os.sep) for path in self._files):
-            raise DataError('%s: no image that can be read: add some, or remove the folder' % shown(parts[1]))
         self.shape = np.load(self._path, mmap_mode='r').shape[1:]
         self.names = unique_names(self._files)
-        self.train, self.test = split(self._files, by_folder=people or folder is None)
+        by_folder = people or folder is None
+        named = (None, None) if by_folder else self._parts(root, training)
+        self.train, self.test = split(self._files, by_folder, named)
+        self.division = division(self._files, named)
+        self.fingerprint = '%08x' % zlib.crc32(repr(sorted(sums[row] for row in self.train)).encode())
         if training and not len(self.train):
-            raise DataError('%s: fewer than two images, too few to train on and to test: add images' % shown(root))
+            raise DataError('%s: %s' % (shown(root), (
+                'no image to train on: add a folder train beside %s' % named[1] if named[1] else
+                'fewer than two images, too few to train on and to test: add images')))
+
+    def _parts(self, root, training):
+        """What `parts` says of the folders in `root`; DataError where one that is needed has no image."""
+        filled = {path.split(os.sep)[0] if os.sep in path else '' for path in self._files}
+        named = parts(filled | {name for name in os.listdir(root) if name.lower() in TRAIN + TEST and os.path.isdir(
+            os.path.join(root, name))})
+        for part in set(named[not training:]) - filled if all(named) else []:
+            path, why = os.path.join(root, part), 'no image that can be read: add some'
+            for twin in sorted(filled - {''}):
+                if inside(path, os.path.join(root, twin)):
+                    why = 'the same folder as %s: give it images of its own' % shown(os.path.join(root, twin))
+            raise DataError('%s: %s, or remove the folder' % (shown(path), why))
+        return named
 
     def images(self, rows):
         """[len(rows),H,W,C] uint8 of the given rows.
@@ -265,7 +417,7 @@ class Dataset:
         def gather(step):
             images = self.images(order[step * batch:(step + 1) * batch])
             random = np.random.RandomState([self.seed, epoch, step])
-            mask = self._masks.draw(random)
+            mask = self.masks.draw(random)
             return (np.array([vary(image, self._varied, random) for image in images]) if self._varied else images), mask
 
         with ThreadPoolExecutor(1) as pool:
@@ -278,7 +430,7 @@ class Dataset:
         """The test part as a list of (up to `batch` row numbers, their mask [H,W,1] uint8), the same each time."""
         groups = {}
         for number, row in enumerate(self.test):
-            mask = self._masks.test(number, self._files[row])
+            mask = self.masks.test(number, self._files[row])
             groups.setdefault(mask.tobytes(), (mask, []))[1].append(row)
         return [(rows[first:first + batch], mask) for mask, rows in groups.values()
                 for first in range(0, len(rows), batch)]
@@ -302,25 +454,45 @@ def vary(image, much, random):
     return np.asarray(moved.point(light.ravel().tolist())).reshape(image.shape)
 
 
-def split(paths, by_folder=False):
+def parts(folders):
+    """(train, test): which of these names of folders are the parts, see TRAIN and TEST; (None, None) where none are.
+
+    train is None where all of them are called as test parts are.
+    """
+    train, test = [next((name for kind in kinds for name in sorted(folders) if name.lower() == kind), None)
+                   for kinds in (TRAIN, TEST)]
+    return (train, test) if test and (train or all(name.lower() in TEST for name in folders)) else (None, None)
+
+
+def split(paths, by_folder=False, named=(None, None)):
     """(train, test): row numbers of sorted relative `paths`.
 
-    by_folder: whole folders (people) go to one part or the other. Else train/ and test/ where both exist, test/ alone
-    where there is no train/, and without either the last tenth, at least one.
+    by_folder: whole folders (people) go to one part or the other. named: the folders that are the parts, see `parts`;
+    without them the last tenth is the test part, at least one.
     """
-    rows, top = np.arange(len(paths)), np.array([path.split(os.sep)[0] if os.sep in path else '' for path in paths])
+    rows, top = np.arange(len(paths)), [path.split(os.sep)[0] if os.sep in path else '' for path in paths]
     if by_folder:
         return next(GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=0).split(rows, groups=top))
-    if 'test' in top and ('train' in top or set(top) == {'test'}):
-        return rows[top == 'train'], rows[top == 'test']
+    if named[1]:
+        return [rows[np.array([folder == part for folder in top])] for part in named]
     bound = len(rows) - max(1, int(len(rows) * TEST_SHARE))
     return rows[:bound], rows[bound:]
+
+
+def division(paths, named):
+    """The sentence on which folders are the parts, see `parts`, and what of the relative paths is in neither; or ''."""
+    if not named[1]:
+        return ''
+    used = ['%s to %s on' % (shown(part), what) for part, what in zip(named, ('train', 'test')) if part]
+    left = sorted({path.split(os.sep)[0] for path in paths} - set(named))
+    more = ' and %d more' % (len(left) - 5) if len(left) > 5 else ''
+    return 'parts: ' + ', '.join(used) + ('; left out: %s%s' % (shown(', '.join(left[:5])), more) if left else '')
 
 
 # ------------------------------------------------------------------------------------------------------- cache
 
 def cached_images(folder, files, height, width, cache, align=None):
-    """(path of a .npy file [N,height,width,C] uint8, the N relative paths, sentences about files left out).
+    """(path of a .npy file [N,height,width,C] uint8, N relative paths, sentences about files left out, N checksums).
 
     files: relative paths below `folder`. Built where it is missing; named by a fingerprint of the files' paths, sizes,
     times, of the shape and the alignment, so that any change makes another. Written beside itself and
@@ -337,7 +509,7 @@ def cached_images(folder, files, height, width, cache, align=None):
     if not ready():
         try:
             os.makedirs(cache, exist_ok=True)
-            with FileLock(base + '.lock'):
+            with lock(base + '.lock'):
                 try:
                     if not ready():
                         _build(base, folder, files, height, width, align)
@@ -345,7 +517,7 @@ def cached_images(folder, files, height, width, cache, align=None):
                     if os.path.exists(base + '.part'):
                         os.remove(base + '.part')
         except OSError as error:
-            raise DataError('%s: the cache cannot be written (%s): free space or name another --cache' % (
+            raise DataError('%s: the cache cannot be written (%s): name another --cache' % (
                 shown(cache), error.strerror))
     try:
         with open(base + '.json') as file:
@@ -353,15 +525,17 @@ def cached_images(folder, files, height, width, cache, align=None):
         np.load(base + '.npy', mmap_mode='r')
     except (ValueError, EOFError):
         raise DataError('%s.npy: damaged: delete it, and give the same command again' % shown(base))
-    return base + '.npy', index['files'], index['skipped']
+    return base + '.npy', index['files'], index['skipped'], index['sums']
 
 
 def _build(base, folder, files, height, width, align):
     """Decode `files` in parallel into BASE.part, in order; then name it BASE.npy; BASE.json is its index."""
-    def load(name):  # an image, or the reason why not
+    def load(name):  # (an image, the checksum of its file), or the reason why not
         try:
-            return load_image(os.path.join(folder, name), height, width, channels, align)
-        except DataError as error:
+            image = load_image(os.path.join(folder, name), height, width, channels, align)
+            with open(os.path.join(folder, name), 'rb') as file:
+                return image, zlib.crc32(file.read())
+        except (DataError, OSError) as error:
             return str(error)
 
     def channels_of(name):  # 0: not an image, nor named like one
@@ -375,7 +549,7 @@ def _build(base, folder, files, height, width, align):
         for first in range(0, len(names), IN_FLIGHT):
             yield from zip(names[first:first + IN_FLIGHT], pool.map(function, names[first:first + IN_FLIGHT]))
 
-    kept, skipped = [], []
+    kept, skipped, sums = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool, open(base + '.part', 'wb') as part:
         part.write(bytes(HEADER))
         found = list(each(channels_of, files))
@@ -389,7 +563,8 @@ def _build(base, folder, files, height, width, align):
                 skipped.append(image)
             else:
                 kept.append(name)
-                part.write(image.tobytes())
+                sums.append(image[1])
+                part.write(image[0].tobytes())
         part.seek(0)
         np.lib.format.write_array_header_1_0(part, {
             'descr': '|u1', 'fortran_order': False, 'shape': (len(kept), height, width, channels)})
@@ -397,7 +572,7 @@ def _build(base, folder, files, height, width, align):
         part.flush()
         os.fsync(part.fileno())  # both are on the disk before they count, lest a power loss leaves zeros for faces
     with open(base + '.json', 'w') as file:
-        json.dump({'files': kept, 'skipped': skipped}, file)
+        json.dump({'files': kept, 'skipped': skipped, 'sums': sums}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(base + '.part', base + '.npy')

@@ -11,22 +11,22 @@ Everything is NHWC; images are in [0, 1] inside the graph; mask = 1 in the hole.
                                                                     reconstruction loss <----+        +--> discriminator
 
 The decoder paints, and the discriminator judges, only the *window*: the part of the picture around the hole.
+Stages are counted from the coarsest, 0, so that those of a network for pictures of half the size have the same names.
 Written against `tensorflow.compat.v1`, so that the same file runs on TensorFlow 1.14 and on 2.x.
 """
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the finest to the coarsest; even, see pair()
-STRIDE = 2 ** (len(WIDTHS) - 1)       # pixels of the picture to a cell of the coarsest stage
-WINDOW_STAGE = 3                      # the decoder cuts out the window at this stage: its sides and origin are
-CELL = 2 ** WINDOW_STAGE              # multiples of this many pixels
-SHORTCUTS = (1, 2, 3, 4)              # stages whose features the decoder sees, too
+WIDTHS = (256, 128, 128, 64, 32) + (16,) * 4  # channels of the stages, from the coarsest on; even, see pair()
+PAINTER = 5                           # the first stage that sees the picture itself, and paints: the finest of a small network
+WINDOW_STAGE = 2                      # the decoder cuts out the window at this stage: its sides and origin are
+                                      # multiples of a cell of it
 
-SMALL = .2                            # gain of weights whose result is added to something, see residual(); else 2
-ADVERSARY = 1.6e-3                    # weight of the adversarial loss per hidden value, since the reconstruction loss is
-                                      # a sum over them: 8.5 for the 42x42x3 of a 128x128 photo
-AVERAGE_DECAY = .998                  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
-
+SMALL, FAINT = .2, 1e-4               # gains of weights whose result is added: in a residual, or where a network grows; else 2
+ADVERSARY = 8e-4                      # weight of the adversarial loss per hidden value, since the squared error is a sum over
+                                      # them: 4.2 for the 42x42x3 of a 128x128 photo
+SMALLEST = 2 ** PAINTER               # pixels a side of a picture, for a coarsest stage of at least one cell
+PLAYERS = 'generator', 'discriminator'
 LOSSES = ('loss_rec', 'loss_adv', 'loss_dis', 'acc_real', 'acc_fake')
 
 
@@ -43,7 +43,7 @@ def weight(name, shape, fan_in, gain=2.):
 def bias(x):
     """Add a learned bias, zero at first, to each channel of x, [N,H,W,C]; the same to both of a pair."""
     half = tf.get_variable('bias', [x.shape[-1] // 2], tf.float32, tf.zeros_initializer())
-    return tf.nn.bias_add(x, both(half, half, 0))
+    return tf.nn.bias_add(x, tf.cast(both(half, half, 0), x.dtype))
 
 
 def both(x, y, axis):
@@ -77,7 +77,7 @@ def fold(x):
 
 def convolve(x, kernel, padding='SAME'):
     """Stride-1 convolution of x, [N,H,W,I], with a kernel, [k,k,I,O]: [N,H,W,O] for SAME (k odd), k - 1 less for VALID."""
-    with tf.get_default_graph().gradient_override_map({'Conv2D': 'ForwardConvolution'}):
+    with tf.get_default_graph().gradient_override_map({'Conv2D': 'ForwardConvolution'} if tf.__version__ < '2' else {}):
         return tf.nn.conv2d(x, kernel, strides=[1, 1, 1, 1], padding=padding)
 
 
@@ -95,12 +95,17 @@ def _convolve_gradients(op, dy):
         x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding=padding)
 
 
+def low(x):
+    """x in the precision that the layers around compute in, which is the type of their variable scope."""
+    return tf.cast(x, tf.get_variable_scope().dtype)
+
+
 def conv(x, width, name, gain=2., activation=tf.nn.elu, side=3, paired=True):
     """Convolution of x, [N,H,W,C], by side x side cells, to [N,H,W,width]. paired: whether x comes in pairs."""
-    channels = int(x.shape[-1])
+    inputs = side ** 2 * int(x.shape[-1])
     with tf.variable_scope(name):
-        kernel = weight('kernel', [side, side, channels, width // 2], side ** 2 * channels, gain)
-        return activation(bias(convolve(x, pair(kernel, paired))))
+        kernel = weight('kernel', [side, side, int(x.shape[-1]), width // 2], inputs, gain)
+        return activation(bias(convolve(low(x), pair(low(kernel), paired))))
 
 
 def residual(x, name):
@@ -120,14 +125,14 @@ def up(x, width, name):
     """
     channels = int(x.shape[-1])
     with tf.variable_scope(name):
-        kernel = pair(weight('kernel', [4, 4, channels, width // 2], 4 * channels))
+        kernel = pair(low(weight('kernel', [4, 4, channels, width // 2], 4 * channels)))
         if tf.__version__ < '2':  # every other row and column of the kernel makes one of the four pixels
             parts = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, width]), [0, 2, 4, 1, 3, 5])
             parts = tf.reshape(reverse(parts, [1, 4, -1]), [2, 2, channels, 4 * width])
             y = tf.depth_to_space(convolve(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), parts, 'VALID'), 2)[:, 1:-1, 1:-1]
         else:
             shape = tf.concat([tf.shape(x)[:3] * [1, 2, 2], [width]], 0)
-            y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]), shape, strides=2)
+            y = tf.nn.conv2d_transpose(low(x), tf.transpose(kernel, [0, 1, 3, 2]), shape, strides=2)
         return tf.nn.elu(bias(y))
 
 
@@ -140,48 +145,82 @@ def channel_wise(x, name):
     cells = height * breadth
     with tf.variable_scope(name):
         half = weight('kernel', [channels // 2, cells, cells], cells, SMALL)
-        other = tf.reverse(tf.reshape(half, [-1, height, breadth, height, breadth]), [2, 4])
-        kernel = both(half, tf.reshape(other, [-1, cells, cells]), 0)
+        other = tf.reverse(tf.reshape(half, [-1] + 2 * [height, breadth]), [2, 4])
+        kernel = both(half, tf.reshape(other, half.shape), 0)
         half = tf.get_variable('bias', [height, breadth, channels // 2], tf.float32, tf.zeros_initializer())
         each = both(half, tf.reverse(half, [1]), 2)
-        flat = tf.transpose(tf.reshape(x, [-1, cells, channels]), [2, 0, 1])
+        flat = tf.cast(tf.transpose(tf.reshape(x, [-1, cells, channels]), [2, 0, 1]), tf.float32)
         mixed = tf.transpose(tf.matmul(flat, kernel), [1, 2, 0])
         return tf.nn.elu(tf.reshape(mixed, [-1, height, breadth, channels]) + each)
 
 
-def encoder(x, hole, deep=True):
-    """Six stages, pooled between: the features at each, [N,H/2^s,W/2^s,WIDTHS[s]].
+def pool(x, by=tf.nn.max_pool):
+    """The largest of 2x2 cells of x, [N,H,W,C], or by tf.nn.avg_pool their means: [N,H/2,W/2,C], sides rounded up."""
+    return by(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
 
-    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1]; deep: a second convolution in each stage but the finest.
+
+def with_hole(x, hole):
+    """Pictures, [N,H,W,C] in [0, 1], in [-1, 1] and with one channel more: the hole, [1,H,W,1]."""
+    return tf.concat([2 * x - 1, tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))], 3)
+
+
+def encoder(x, hole, stages):
+    """The features of the stages from the coarsest on, a list of [N,H/2^s,W/2^s,width].
+
+    x: pictures, [N,H,W,C] in [0, 1]; hole: [1,H,W,1]. Each stage from PAINTER on sees the picture itself at its size, and
+    what finer ones found in it: so a network grows (Karras et al. 2018, https://arxiv.org/abs/1710.10196).
     """
-    x, stages = tf.concat([2 * x - 1, tf.tile(hole, tf.stack([tf.shape(x)[0], 1, 1, 1]))], 3), []
-    for stage, width in enumerate(WIDTHS):
-        if stage:
-            x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME')
-        x = conv(x, width, 'encode%d_1' % stage, paired=stage > 0)
-        x = residual(x, 'encode%d_2' % stage) if deep and stage else x
-        stages.append(x)
-    return stages
+    features, finer = [], None
+    for stage in reversed(range(stages)):
+        with tf.variable_scope('encode%d' % stage):
+            if stage < PAINTER:
+                y = residual(conv(pool(features[0]), WIDTHS[stage], 'first'), 'second')
+            else:
+                y = conv(with_hole(x, hole), WIDTHS[stage], 'see', paired=False)
+                y = y if finer is None else y + finer
+            if stage > PAINTER:
+                finer = conv(pool(y), WIDTHS[stage - 1], 'found', FAINT, tf.identity)
+                x, hole = pool(x, tf.nn.avg_pool), tf.cast(pool(hole, tf.nn.avg_pool) > .5, tf.float32)
+            features.insert(0, y)
+    return features
 
 
-def decoder(x, stages, window, channels):
-    """The encoder's mirror image: x, [N,H/32,W/32,256], to the picture's window, [N,h,w,channels].
+def decoder(x, features, window, channels):
+    """The encoder's mirror image: x, [N,h,w,256] of the coarsest stage, to the picture's window, [N,H,W,channels] float32.
 
-    The encoder's features of SHORTCUTS, convolved, are added to the decoder's (U-Net, Ronneberger et al. 2015,
+    The encoder's features, convolved, are added to the decoder's (U-Net, Ronneberger et al. 2015,
     https://arxiv.org/abs/1505.04597). window: see window_around(); it is cut out at WINDOW_STAGE: what lies farther
-    from the hole is known and need not be painted.
+    from the hole is known and need not be painted. Each stage from PAINTER on paints, and what coarser ones painted is
+    enlarged and added (Karras et al. 2020, https://arxiv.org/abs/1912.04958).
     """
-    x = conv(x, WIDTHS[-1], 'decode5_1')
-    x = residual(x, 'decode5_2')
-    for stage in reversed(range(len(WIDTHS) - 1)):
-        x = up(x, WIDTHS[stage], 'up%d' % stage)
-        if stage in SHORTCUTS:
-            seen = stages[stage] if stage >= WINDOW_STAGE else crop(stages[stage], window // 2 ** stage)
-            x += conv(seen, WIDTHS[stage], 'shortcut%d' % stage, SMALL, tf.identity, side=1)
-        x = residual(x, 'decode%d' % stage)
-        if stage == WINDOW_STAGE:
-            x = crop(x, window // CELL)
-    return fold(conv(x, 2 * channels, 'paint', .01, tf.identity))  # small at first: painting starts at the smooth fill
+    with tf.variable_scope('decode0'):
+        x = residual(conv(x, WIDTHS[0], 'first'), 'second')
+    painted = None
+    for stage in range(1, len(features)):
+        with tf.variable_scope('decode%d' % stage):
+            here = window // 2 ** (len(features) - 1 - stage)
+            seen = crop(features[stage], here) if stage > WINDOW_STAGE else features[stage]
+            x = up(x, WIDTHS[stage], 'up') + conv(seen, WIDTHS[stage], 'shortcut', SMALL, tf.identity, side=1)
+            x = residual(x, 'second')
+            x = crop(x, here) if stage == WINDOW_STAGE else x
+            if stage >= PAINTER:  # small at first: painting starts at the smooth fill, or at what a smaller network paints
+                finer = conv(x, 2 * channels, 'paint', .01 if stage == PAINTER else FAINT, tf.identity)
+                finer = fold(tf.cast(finer, tf.float32))
+                painted = finer if painted is None else finer + tf.image.resize_bilinear(
+                    painted, tf.shape(finer)[1:3], half_pixel_centers=True)
+    return painted
+
+
+def judge(windows, hole, stages):
+    """Logits, [N,h,w,1] float32, that each patch of windows, [N,H,W,C] in [0, 1] with the hole [1,H,W,1], is real.
+
+    A cell of the last of the stages is a patch (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a
+    window had one verdict, a few strong dots made up for texture that was missing everywhere else.
+    """
+    x = with_hole(windows, hole)
+    for stage in range(stages):
+        x = conv(pool(x) if stage else x, WIDTHS[max(PAINTER - stage, 0)], 'judge%d' % stage, paired=stage > 0)
+    return tf.cast(fold(conv(x, 2, 'verdict', 1., tf.identity, side=1)), tf.float32)
 
 
 def crop(x, window):
@@ -191,27 +230,19 @@ def crop(x, window):
     return y
 
 
-def paste(x, window, whole):
-    """Zeros in the shape of `whole`, [N,H,W,C], and x, [N,h,w,C], in their `window`: what `crop` cuts out, put back."""
-    origin = window[0]
-    y = tf.pad(x, tf.stack([origin, tf.shape(whole) - origin - tf.shape(x)], 1))
-    y.set_shape(whole.shape)
-    return y
-
-
-def smooth_fill(x, mask, sweeps=4):
+def smooth_fill(x, mask, halvings, sweeps=4):
     """Fill the hole smoothly from its rim: an approximately harmonic function, for any mask.
 
-    Pull-push (Gortler et al. 1996, "The Lumigraph"): average the visible pixels down to one, then go up again, at
+    Pull-push (Gortler et al. 1996, "The Lumigraph"): average the visible pixels down to few, then go up again, at
     each scale filling what is not seen with the next coarser scale and smoothing it with `sweeps` 3x3 box filters.
-    x: [N,H,W,C], mask: [1,H,W,1], H and W multiples of STRIDE; returns x with the hole filled.
+    x: [N,H,W,C], mask: [1,H,W,1], H and W multiples of 2 ** halvings; returns x with the hole filled.
     """
     _, height, width, channels = x.shape.as_list()
     # All pictures as the channels of one: TensorFlow's CPU kernels pool three channels as slowly as dozens.
     x = tf.reshape(tf.transpose(x, [1, 2, 0, 3]), [1, height, width, -1])
     pyramid = [(x * (1 - mask), 1 - mask)]  # (colour times visible share, visible share), finest first
-    for _ in range(len(WIDTHS) - 1):
-        pyramid.append([tf.nn.avg_pool(t, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME') for t in pyramid[-1]])
+    for _ in range(halvings):
+        pyramid.append([pool(t, tf.nn.avg_pool) for t in pyramid[-1]])
     colour, share = [tf.reduce_mean(t, [1, 2], keepdims=True) for t in pyramid[-1]]
     fill = colour / tf.maximum(share, 1e-6)
     for colour, share in reversed(pyramid):
@@ -223,63 +254,59 @@ def smooth_fill(x, mask, sweeps=4):
     return tf.transpose(tf.reshape(fill, [height, width, -1, channels]), [2, 0, 1, 3])
 
 
-def detail_loss(real, fake, side=4, tiny=1e-4):
-    """How far contrast and structure, parts of SSIM, differ in each box of side x side pixels: [N,h-side+1,w-side+1,C].
+def orthogonal(matrices, sweeps=3):
+    """Each of a list of matrices, [m,n] with n <= m, with its columns made roughly orthonormal, times a factor.
 
-    Of what is unsure the network paints a mean, which is blurred: it has too little contrast (standard deviation), wherever
-    in the box an edge should be. Structure (correlation) asks for its place, and counts as much as there is true contrast
-    (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861). real, fake: [N,h,w,C]; tiny: a root is steep at 0.
-    """
-    mean = lambda x: tf.nn.avg_pool(x, [1, side, side, 1], [1, 1, 1, 1], 'VALID')
-    covariance = lambda x, y: mean(x * y) - mean(x) * mean(y)
-    true, painted = [tf.sqrt(tf.maximum(covariance(x, x), 0) + tiny) for x in (real, fake)]
-    return tf.abs(true - painted) + true - (covariance(real, fake) + tiny) / painted
-
-
-def orthogonal(kernel, sweeps=3):
-    """A kernel, [k,k,I,O] with O <= k * k * I, as a matrix whose O columns are made roughly orthonormal, times a factor.
-
-    By Newton-Schulz iteration with the polynomial of Jordan et al. 2024, see ContextEncoder._descend. The factor makes
+    By Newton-Schulz iteration with the polynomial of Jordan et al. 2024, see ContextEncoder._descend. A matrix ends as itself
+    times a polynomial of the products of its columns, [n,n]: so only these are iterated, those of one n at once. The factor makes
     a step's elements about .2, as Adam's are (Liu et al. 2025, https://arxiv.org/abs/2502.16982): one rate fits both.
     """
-    *rows, columns = kernel.shape.as_list()
-    x = tf.nn.l2_normalize(tf.reshape(kernel, [-1, columns]), [0, 1])
-    first, second = [tf.constant(factor * np.eye(columns), tf.float32) for factor in (3.4445, -4.7750)]
-    for _ in range(sweeps):
-        square = tf.matmul(x, x, transpose_a=True)
-        x = tf.matmul(x, first + tf.matmul(square, second + 2.0315 * square))
-    return tf.reshape(.2 * np.sqrt(np.prod(rows)) * x, kernel.shape)
+    done, alike = {}, {}
+    for number, x in enumerate(matrices):
+        alike.setdefault(int(x.shape[1]), []).append(number)
+    for columns, numbers in sorted(alike.items()):
+        products = tf.stack([tf.matmul(matrices[number], matrices[number], transpose_a=True) for number in numbers])
+        norm = tf.maximum(tf.trace(products), 1e-12)[:, None, None]
+        factor = np.float32([[[.2 * np.sqrt(int(matrices[number].shape[0]))]] for number in numbers])
+        products, one = products / norm, np.eye(columns, dtype=np.float32)
+        total = factor * tf.rsqrt(norm) * one
+        for _ in range(sweeps):
+            polynomial = 3.4445 * one - 4.7750 * products + 2.0315 * tf.matmul(products, products)
+            total = tf.matmul(total, polynomial)
+            products = tf.matmul(tf.matmul(products, polynomial), polynomial)
+        done.update((number, tf.matmul(matrices[number], part)) for number, part in zip(numbers, tf.unstack(total)))
+    return [done[number] for number in range(len(matrices))]
 
 
 # --------------------------------------------------------------------------------------------------- network
 
-def border(side):
-    """[before, after]: pixels to be added to a side of a picture for a multiple of STRIDE, alike at both ends."""
-    missing = -side % STRIDE
-    return [missing // 2, missing - missing // 2]
+def stages_of(shape):
+    """Stages of the generator for pictures of shape (H, W, C): six where a side has up to 181 pixels, one more for each doubling."""
+    return PAINTER + 1 + max(0, int(round(np.log2(min(shape[:2]) / 128))))
 
 
-def window_around(mask):
+def window_around(mask, cell):
     """The window around the hole of mask, [H,W,1], as tf.slice asks: its origin, (0, top, left, 0), and its size,
-    (-1, height, width, -1), in [2,4] int32; sides and origin are multiples of CELL.
+    (-1, height, width, -1), in [2,4] int32; sides and origin are multiples of `cell` pixels, as H and W are.
 
-    H, W: multiples of STRIDE. Divided by a stage's cell it is the window of that stage: -1, all, stays -1.
+    Divided by a stage's cell it is the window of that stage: -1, all, stays -1.
     """
     def side(axis):
         hidden = tf.cast(tf.reduce_any(mask > 0, [1 - axis, 2]), tf.int32)
-        first = tf.argmax(hidden, output_type=tf.int32) // CELL * CELL
+        first = tf.argmax(hidden, output_type=tf.int32) // cell * cell
         last = int(mask.shape[axis]) - tf.argmax(tf.reverse(hidden, [0]), output_type=tf.int32)
-        return first, -(-last // CELL) * CELL - first
+        return first, -(-last // cell) * cell - first
     return tf.stack([(0, -1), side(0), side(1), (0, -1)], 1)
 
 
 class ContextEncoder:
     """Generator, discriminator, losses and restoration for pictures of `shape` (H, W, C), with holes of any size.
 
-    shape:      H, W >= STRIDE, for a coarsest stage of at least one cell; C 1 or 3.
-    adv_weight: of the adversarial loss in the generator's, times ADVERSARY for each hidden value; 0: no discriminator.
-    devices:    names or device functions, see tf.device; each trains on its share of every batch, and their gradients
-                are summed before either player's weights change: the gradients of the whole batch on one device.
+    shape:      H, W >= SMALLEST; C 1 or 3.
+    adv_weight: of the adversarial loss in the generator's, see ADVERSARY; 0: no discriminator.
+    devices:    names or device functions, see tf.device; each trains on its share of every batch, and their gradients are
+                summed before either player's weights change: those of the whole batch on one device. (): restores only.
+    precision:  tf.float32, or tf.bfloat16 for the convolutions of training; all else is float32.
     Builds into the current default graph. Raises ValueError for a picture that is too small.
 
     Feed:
@@ -288,37 +315,56 @@ class ContextEncoder:
         learning_rate  [] float32, of both players
     Fetch:
         update         one step of both players
-        losses         [5] float32, the batch's LOSSES: squared error (reported; the generator lowers the absolute one),
-                       adversarial and discriminator loss, shares of real and restored patches judged rightly
+        losses         [5] float32, the batch's LOSSES: squared error, adversarial and discriminator loss, shares of real and
+                       restored patches judged rightly
         restored       [N,H,W,C] float32 in [0, 1], by the averaged generator; the input outside the hole
     State, saved with the weights: step [] int64; totals [6] float64, the epoch's sums of losses * N and of N;
         seconds [] float64, trained so far. parameters: numbers of weights of generator and discriminator, not saved.
     """
 
-    def __init__(self, shape, adv_weight=1., devices=(None,)):
-        if min(shape[:2]) < STRIDE:
-            raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (
-                shape[0], shape[1], STRIDE))
-        self.shape = tuple(int(side) for side in shape)
+    average_decay = .998  # a step, of the generator's averaged weights (Polyak & Juditsky 1992)
+
+    def __init__(self, shape, adv_weight=1., devices=(None,), precision=tf.float32):
+        if min(shape[:2]) < SMALLEST:
+            raise ValueError('pictures of %dx%d are too small: %d pixels a side at least' % (shape[0], shape[1], SMALLEST))
+        self.shape, self._weight, self._precision = tuple(int(side) for side in shape), adv_weight, precision
+        self.stages = stages_of(shape)
+        self.stride = 2 ** (self.stages - 1)  # pixels of the picture to a cell of the coarsest stage
+        # Sides become multiples of it: pixels to be added [before, after], alike at both ends.
+        self._borders = [[-side % self.stride // 2, (1 + -side % self.stride) // 2] for side in self.shape[:2]]
         self.images = tf.placeholder(tf.uint8, (None,) + self.shape, 'images')
         self.mask = tf.placeholder(tf.uint8, self.shape[:2] + (1,), 'mask')
+        self._averages = {}
+        if devices:
+            self._train(devices)
+        self.restored = self._restored()
+        self.generator_variables, self.discriminator_variables = [tf.trainable_variables(player) for player in PLAYERS]
+
+    def _train(self, devices):
+        """Build what trains: losses, update, state."""
         self.learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
         self.step = tf.train.get_or_create_global_step()
+        self.totals, self.seconds = [tf.get_variable(name, shape, tf.float64, tf.zeros_initializer(), trainable=False)
+                                     for name, shape in (('totals', [len(LOSSES) + 1]), ('seconds', []))]
         count, towers = tf.shape(self.images)[0], []
         for number, device in enumerate(devices):
             with tf.device(device):
                 first, last = count * number // len(devices), count * (number + 1) // len(devices)
                 # Where there are fewer images than devices one computes an image in vain: layers balk at none.
                 scale = tf.cast(last > first, tf.float32) / tf.cast(count, tf.float32)
-                towers.append(self._tower(self.images[first:tf.maximum(last, first + 1)], scale, adv_weight))
-        self.generator_variables = tf.trainable_variables('generator')
-        self.discriminator_variables = tf.trainable_variables('discriminator')
+                towers.append(self._tower(self.images[first:tf.maximum(last, first + 1)], scale))
         losses, *gradients = zip(*towers)
-        self.losses = tf.add_n(losses)
-        players = self.generator_variables, self.discriminator_variables
-        self.parameters = [sum(variable.shape.num_elements() for variable in variables) for variables in players]
-        self.update = self._updates(*[self._sum(*parts) for parts in zip(players, gradients)])
-        self.restored = self._restored()
+        self.losses, variables = tf.add_n(losses), [tf.trainable_variables(player) for player in PLAYERS]
+        self.parameters = [sum(variable.shape.num_elements() for variable in each) for each in variables]
+        gradients = [self._sum(*parts) for parts in zip(variables, gradients)]
+        # Both players' gradients are complete before either's weights change.
+        with tf.control_dependencies(sum(gradients, [])):
+            moved = [self._descend(player + '_adam', *parts) for player, *parts in zip(PLAYERS, gradients, variables) if parts[0]]
+        with tf.control_dependencies(moved):
+            averaged = self._average(variables[0])
+            added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * tf.cast(count, tf.float64))
+        with tf.control_dependencies([averaged]):
+            self.update = tf.group(added, tf.assign_add(self.step, 1))
 
     @staticmethod
     def _sum(variables, gradients):
@@ -329,78 +375,61 @@ class ContextEncoder:
                 total.append(tf.add_n(parts))
         return total
 
-    def _tower(self, images, scale, adv_weight):
+    def _tower(self, images, scale):
         """Both players on one device's share of a batch: (LOSSES, generator's gradients, discriminator's gradients).
 
         All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
         """
-        total = lambda x: scale * tf.reduce_sum(x)  # over each picture, the batch's mean
-        mean = lambda x: total(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2, 3]))
+        total = lambda x: scale * tf.reduce_sum(x)
+        mean = lambda scales: total(tf.stack([tf.reduce_mean(tf.cast(x, tf.float32), [1, 2, 3]) for x in scales]) / len(scales))
         whole, smooth, hole, window = self._prepare(images)
-        fill = self._generator(smooth, hole, window)
+        fill = self._generator(smooth, hole, window, self._precision)
         real, hole = [crop(x, window) for x in (whole, hole)]
         variables = tf.trainable_variables('generator')
         difference = (fill - real) * hole
-        fake = real + difference
         loss_rec = total(difference ** 2)
-        # Absolute: large errors, unlike anything learnt, pull less than squared, and edges stay crisper (Barron 2019).
-        loss_generator = total(tf.abs(difference)) + total(detail_loss(real, fake))
-        if not adv_weight:
-            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_generator, variables), []
-        # Apart, since the generator's gradient needs the restored ones alone.
-        logit_real, logit_fake = [self._discriminator(x, hole) for x in (real, fake)]
-        loss_adv = mean(tf.nn.softplus(-logit_fake))  # non-saturating, Goodfellow et al. 2014
-        loss_dis = mean(tf.nn.softplus(-logit_real)) + mean(tf.nn.softplus(logit_fake))
-        loss_generator += adv_weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
-        return (tf.stack([loss_rec, loss_adv, loss_dis, mean(logit_real > 0), mean(logit_fake < 0)]),
+        if not self._weight:
+            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
+        logits_real, logits_fake = zip(*[tf.split(logits, 2) for logits in self._discriminator(
+            tf.concat([real, real + difference], 0), hole)])
+        loss_adv = mean([tf.nn.softplus(-logits) for logits in logits_fake])  # non-saturating, Goodfellow et al. 2014
+        loss_dis = mean([tf.nn.softplus(-logits) for logits in logits_real]) + mean([tf.nn.softplus(x) for x in logits_fake])
+        loss_generator = loss_rec + self._weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
+        right = [mean([x > 0 for x in logits_real]), mean([x < 0 for x in logits_fake])]
+        return (tf.stack([loss_rec, loss_adv, loss_dis] + right),
                 tf.gradients(loss_generator, variables),
                 tf.gradients(loss_dis, tf.trainable_variables('discriminator')))
 
     def _prepare(self, images):
         """uint8 images as whole pictures and smoothly filled ones, [N,H',W',C] in [0, 1], hole, [1,H',W',1], and window.
 
-        The five poolings need sides that are multiples of STRIDE: the reflected border is cut off again at the end.
+        The poolings need sides that are multiples of the stride: the reflected border is cut off again at the end.
         """
-        borders = [border(side) for side in self.shape[:2]]
-        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + borders + [[0, 0]], 'SYMMETRIC')
-        hole = tf.pad(tf.cast(self.mask, tf.float32), borders + [[0, 0]])
-        return real, smooth_fill(real, hole[None]), hole[None], window_around(hole)
+        real = tf.pad(tf.cast(images, tf.float32) / 255., [[0, 0]] + self._borders + [[0, 0]], 'SYMMETRIC')
+        hole = tf.pad(tf.cast(self.mask, tf.float32), self._borders + [[0, 0]])
+        return (real, smooth_fill(real, hole[None], self.stages - 1), hole[None],
+                window_around(hole, self.stride // 2 ** WINDOW_STAGE))
 
-    def _generator(self, smooth, hole, window, getter=None):
+    def _generator(self, smooth, hole, window, precision=tf.float32, getter=None):
         """What the generator paints in the window, [N,h,w,C] float32, about [0, 1]: the smooth fill and what it adds.
 
         smooth: whole pictures, smoothly filled; hole: [1,H,W,1]; getter: custom_getter of the variables.
         """
-        with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter):
-            stages = encoder(smooth, hole)
-            x = stages[-1] + channel_wise(stages[-1], 'channel_wise')
-            return crop(smooth, window) + decoder(x, stages, window, self.shape[2])
+        with tf.variable_scope('generator', reuse=tf.AUTO_REUSE, custom_getter=getter, dtype=precision):
+            features = encoder(smooth, hole, self.stages)
+            x = tf.cast(features[0], tf.float32) + channel_wise(features[0], 'channel_wise')
+            return crop(smooth, window) + decoder(x, features, window, self.shape[2])
 
     def _discriminator(self, windows, hole):
-        """Logits, [N,h/32,w/32,1], sides rounded up, that each patch of windows, [N,h,w,C] in [0, 1], is real.
+        """Two lists of logits, see `judge`, of windows, [N,h,w,C] in [0, 1]: by patches of them, and of them halved.
 
-        Each patch is judged (PatchGAN, Isola et al. 2017, https://arxiv.org/abs/1611.07004): where a window had one
-        verdict, a few strong dots made up for texture that was missing everywhere else.
+        One sees texture, the other a whole mouth (pix2pixHD, Wang et al. 2018, https://arxiv.org/abs/1711.11585).
         """
-        with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE):
-            return fold(conv(encoder(windows, hole, deep=False)[-1], 2, 'judge', 1., tf.identity, side=1))
-
-    def _updates(self, generator_gradients, discriminator_gradients):
-        """The operation that applies both players' gradients, averages the weights and adds to the totals."""
-        state = dict(dtype=tf.float64, initializer=tf.zeros_initializer(), trainable=False)
-        self.totals = tf.get_variable('totals', [len(LOSSES) + 1], **state)
-        self.seconds = tf.get_variable('seconds', [], **state)
-        count = tf.cast(tf.shape(self.images)[0], tf.float64)
-        players = [('generator_adam', generator_gradients, self.generator_variables),
-                   ('discriminator_adam', discriminator_gradients, self.discriminator_variables)]
-        # Both players' gradients are complete before either's weights change.
-        with tf.control_dependencies(generator_gradients + discriminator_gradients):
-            applied = [self._descend(name, gradients, variables) for name, gradients, variables in players if gradients]
-        with tf.control_dependencies(applied):
-            averaged = self._average()
-            added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * count)
-        with tf.control_dependencies(averaged):
-            return tf.group(added, tf.assign_add(self.step, 1))
+        with tf.variable_scope('discriminator', reuse=tf.AUTO_REUSE, dtype=self._precision):
+            with tf.variable_scope('whole'):
+                fine = judge(windows, hole, self.stages - 2)
+            with tf.variable_scope('half'):
+                return [fine, judge(pool(windows, tf.nn.avg_pool), pool(hole, tf.nn.avg_pool), self.stages - 1)]
 
     def _descend(self, name, gradients, variables):
         """The operation that moves a player's weights: kernels of convolutions by Muon, all else by Adam, named `name`.
@@ -408,35 +437,36 @@ class ContextEncoder:
         Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a kernel moves by its gradients' momentum, made
         orthogonal. Rare directions count as much as common ones, and fewer steps teach as much.
         """
-        pairs, moved = list(zip(gradients, variables)), []
-        for gradient, kernel in [pair for pair in pairs if len(pair[1].shape) == 4]:
-            with tf.device(kernel.device):
-                momentum = tf.get_variable(kernel.op.name + '/momentum', kernel.shape, tf.float32, tf.zeros_initializer(),
-                                           trainable=False)
-                ahead = gradient + .95 * tf.assign(momentum, gradient + .95 * momentum)  # Nesterov's
-                moved.append(tf.assign_sub(kernel, self.learning_rate * orthogonal(ahead)))
+        pairs = list(zip(gradients, variables))
+        gradients, kernels = zip(*[each for each in pairs if len(each[1].shape) == 4])
+        with tf.device(kernels[0].device):  # as one vector: few large operations, not many small ones
+            gradient = tf.concat([tf.reshape(each, [-1]) for each in gradients], 0)
+            momentum = tf.get_variable(name + '/momentum', gradient.shape, tf.float32, tf.zeros_initializer(), trainable=False)
+            ahead = gradient + .95 * tf.assign(momentum, gradient + .95 * momentum)  # Nesterov's
+            steps = orthogonal([tf.reshape(part, [-1, kernel.shape[-1]]) for part, kernel in zip(
+                tf.split(ahead, [kernel.shape.num_elements() for kernel in kernels]), kernels)])
+        moved = [tf.assign_sub(kernel, self.learning_rate * tf.reshape(step, kernel.shape)) for step, kernel in zip(steps, kernels)]
         return tf.group(*moved, tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(
-            [pair for pair in pairs if len(pair[1].shape) < 4]))
+            [each for each in pairs if len(each[1].shape) < 4]))
 
-    def _average(self):
-        """Operations that follow the generator's weights with averages, which begin as equal."""
-        # By hand, since tf.train.ExponentialMovingAverage takes half a second longer to build.
-        done, self._averages, updates = tf.cast(self.step, tf.float32), {}, []
-        decay = tf.minimum(AVERAGE_DECAY, (1 + done) / (10 + done))
-        for variable in self.generator_variables:
+    def _average(self, variables):
+        """The operation that moves averages, which begin as equal, towards variables; sooner built than TensorFlow's own."""
+        done, ways = tf.cast(self.step, tf.float32), []
+        for variable in variables:
             with tf.device(variable.device):
                 average = self._averages[variable.op.name] = tf.get_variable(
                     variable.op.name + '/ExponentialMovingAverage', initializer=variable.initial_value, trainable=False)
-                updates.append(tf.assign_sub(average, (1 - decay) * (average - variable.read_value())))
-        return updates
+                ways.append((average - variable.read_value(), average))
+        decay = tf.minimum(self.average_decay, (1 + done) / (10 + done))
+        return tf.train.GradientDescentOptimizer(1 - decay).apply_gradients(ways)
 
     def _restored(self):
-        """The averaged generator's restoration: `restored`."""
+        """The averaged generator's restoration, `restored`; by the weights themselves where nothing is trained."""
         whole, smooth, hole, window = self._prepare(self.images)
-        averaged = lambda getter, *args, **kwargs: self._averages[getter(*args, **kwargs).op.name]
-        fill = tf.clip_by_value(self._generator(smooth, hole, window, averaged), 0, 1)
-        difference = paste((fill - crop(whole, window)) * crop(hole, window), window, whole)
-        top, left = [border(side)[0] for side in self.shape[:2]]
-        height, width, _ = self.shape
+        averaged = lambda variable: self._averages.get(variable.op.name, variable)
+        fill = self._generator(smooth, hole, window, getter=lambda getter, *args, **kwargs: averaged(getter(*args, **kwargs)))
+        difference, origin = (tf.clip_by_value(fill, 0, 1) - crop(whole, window)) * crop(hole, window), window[0]
+        whole += tf.pad(difference, tf.stack([origin, tf.shape(whole) - origin - tf.shape(difference)], 1))
+        (top, _), (left, _) = self._borders
         # Clipped since a rounding error may have left [0, 1].
-        return tf.clip_by_value((whole + difference)[:, top:top + height, left:left + width], 0, 1)
+        return tf.clip_by_value(whole[:, top:top + self.shape[0], left:left + self.shape[1]], 0, 1)

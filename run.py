@@ -15,14 +15,20 @@ import sys
 import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own chatter, before it is imported
+os.environ.pop('MPLBACKEND', None)                           # a notebook's, whose packages may be missing here; none is used
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)
 
 import numpy as np
 
-from datamanager import SIZE, DataError, Dataset, inside, shown
+from datamanager import SIZE, DataError, Dataset, inside, say_skipped, shown
 from extras.console import console
-from extras.masks import MASKS, Masks
+from extras.masks import MASKS, Masks, share
+
+# A training from random weights, and one that begins from a model, which few faces would soon spoil: epochs and rate.
+ANEW, BEGUN = {'epoch': 20, 'lr': 1e-3}, {'epoch': 5, 'lr': 1e-4}
+# What --original sets where the command line does not: the student's training. No model of ours is a beginning for it.
+ORIGINAL = {'batch': 64, 'lr': 1e-4, 'mask': 'random', 'vary': 0., 'precision': 'float32', 'init': 'none'}
 
 
 def number(kind, low, high):
@@ -58,18 +64,24 @@ def parse(arguments=None):
     add('--size', type=size, metavar='N|HxW', help='pixels of the pictures (default: those of the model that it goes on '
         'with or begins from, else %d; only at %d are the packaged faces aligned)' % (SIZE[0], SIZE[0]))
     add('--mask', metavar='KIND', help='what is hidden: center, lower (as a face mask does), random (a rectangle), '
-        'free (brush strokes), FILE.png (white = hole), a folder of PNGs, or several, as in center,lower,free: each '
+        'free (brush strokes), an image (white = hole), a folder of them, or several, as in center,lower,free: each '
         'batch draws one (default: center; with --test_only what the model was trained with)')
-    add('--epoch', type=number(int, 1, 10 ** 6), default=20, help='passes over the training faces' + default)
+    add('--epoch', type=number(int, 1, 10 ** 6), help='passes over the training faces (default: %d; %d where it begins '
+        'from a model)' % (ANEW['epoch'], BEGUN['epoch']))
     add('--batch', type=number(int, 1, 4096), default=4, help='faces a step; small steps learn more in an epoch' + default)
-    add('--lr', type=number(float, 1e-8, 1), default=1e-3, help='learning rate at the start, falls to a third' + default)
+    add('--lr', type=number(float, 1e-8, 1), help='learning rate at the start, falls to a third (default: %g; %g where it '
+        'begins from a model)' % (ANEW['lr'], BEGUN['lr']))
     add('--adv_weight', type=number(float, 0, 1e4), default=1., help='weight of the adversarial loss beside the '
         'reconstruction loss, where 1 is the tuned one, which grows with the hole; 0: no adversary, less error, blurred '
         'faces' + default)
     add('--vary', type=number(float, 0, 1), default=.6, help='how much training faces are turned, scaled, moved '
         'and lit differently each time, 0 to 1: more for few faces and many epochs' + default)
+    add('--precision', choices=('auto', 'float32', 'bfloat16'), default='auto', help='what the convolutions of a training '
+        'compute in; auto: bfloat16 on TensorFlow 2 where the processor has it, else float32' + default)
     add('--seed', type=number(int, 0, 2 ** 31 - 1), help='of weights, order and random masks '
         '(default: 0; with --test_only what the model was trained with)')
+    add('--original', action='store_true', help='train the student project that this program began as, to compare with: its '
+        'network, loss, batch, rate and holes, where other options do not say otherwise')
     add('--init', metavar='DIR', help='begin from the weights of the model in DIR, '
         'checkpoints or an exported model; none: from random ones (default: none; with the packaged faces, at its '
         'size, the included model)')
@@ -87,6 +99,9 @@ def parse(arguments=None):
     add('--results', metavar='DIR', default='results', help='folder of pictures, tables and TensorBoard logs' + default)
     add('--cache', metavar='DIR', default='cache', help='folder of decoded images, safe to delete' + default)
     options = parser.parse_args(arguments)
+    if options.original:
+        parser.set_defaults(**ORIGINAL)
+        options = parser.parse_args(arguments)
     tasks = 'restore', 'unmask', 'export', 'restart', 'test_only'
     if sum(bool(getattr(options, task)) for task in tasks) > 1:
         parser.error('give only one of ' + ', '.join('--' + task for task in tasks))
@@ -96,22 +111,23 @@ def parse(arguments=None):
     if options.unmask and options.mask:
         parser.error('--unmask finds the mask itself: leave out --mask, or give --restore')
     options.using = bool(options.restore or options.unmask or options.export or options.test_only)  # what was trained
-    if options.init and options.using:
-        parser.error('--init begins a training: to use the model in that folder, name it with --checkpoints')
+    for name in ('original', 'init'):
+        if getattr(options, name) and options.using:
+            parser.error('--%s begins a training: to use a model, name its folder with --checkpoints' % name)
     return options
 
 
-def announce(options, mask, dataset, network, batch):
+def announce(options, mask, dataset, network, batch, precision):
     """Say what is about to happen."""
     import tensorflow.compat.v1 as tf
     from tf_process import session_config
     with tf.Session(config=session_config()) as session:
         devices = [device.name.split('device:')[-1] for device in session.list_devices() if 'XLA' not in device.name]
     print('faces: %d to train on, %d to test on, %dx%dx%d' % ((len(dataset.train), len(dataset.test)) + dataset.shape))
-    print('mask: %s, %.1f %% of the picture' % (mask, 100 * np.mean([mask.mean() for _, mask in dataset.tests(1)])))
+    print('mask: %s, %s' % (mask, share(np.mean([mask.mean() for _, mask in dataset.tests(1)]))))
     print('weights: generator {:,}, discriminator {:,}'.format(*network.parameters))
-    print('steps an epoch: %d of %d faces; epochs: %d; devices: %s' % (
-        dataset.steps(batch), batch, options.epoch, ', '.join(devices)))
+    print('steps an epoch: %d of %d faces; epochs: %d; devices: %s; convolutions in %s' % (
+        dataset.steps(batch), batch, options.epoch, ', '.join(devices), precision))
 
 
 @contextlib.contextmanager
@@ -144,8 +160,12 @@ def main(options):
     cluster = machines.Cluster(None if options.using else os.environ.get('TF_CONFIG'))
     if not cluster.chief:
         cluster.serve()
-    for name in filter(None, (options.checkpoints, options.init, options.export)):
-        if (set('[*?\\') - {os.sep}).intersection(name):
+    named = list(filter(None, (options.checkpoints, options.init, options.export)))
+    for name in named + [options.results]:
+        if not models.is_utf8(name):
+            raise DataError('%s: TensorFlow wants names in UTF-8: name another folder' % shown(name))
+    for name in named:
+        if not models.is_plain(name):
             raise DataError('%s: TensorFlow takes [, *, ? and \\ in names for patterns, and would not find the model: '
                             'name another folder' % shown(name))
     if options.using:
@@ -166,7 +186,9 @@ def main(options):
 
 def train(options, neuralnet, tf_process, models, cluster):
     """Train, then test."""
-    batch = options.batch * len(cluster.devices)
+    from extras import machines
+    devices = cluster.devices if cluster.devices != [None] else machines.gpus() or [None]
+    batch = options.batch * len(devices)
     if models.exported(options.checkpoints):
         raise tf_process.RunError('%s: an exported model cannot be trained on: give it to --init, and name another '
                                   '--checkpoints' % options.checkpoints)
@@ -175,6 +197,9 @@ def train(options, neuralnet, tf_process, models, cluster):
     kept = None if options.restart else models.settings(options.checkpoints)
     init, source = models.beginning(options.init, kept, options.size, packaged=not options.data)
     size = options.size or (source and tuple(source['size'])) or SIZE
+    for name, value in (ANEW if init == 'none' else BEGUN).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if not kept and init != 'none':
         print('begins from the model in %s; with --init none from random weights' % init)
     align, mask = options.align or aligned(options.data, size), options.mask or 'center'
@@ -183,11 +208,13 @@ def train(options, neuralnet, tf_process, models, cluster):
         settings = {
             'size': list(dataset.shape[:2]), 'channels': dataset.shape[2], 'mask': mask, 'batch': batch,
             'lr': options.lr, 'adv_weight': options.adv_weight, 'vary': options.vary, 'seed': options.seed,
-            'init': init, 'align': align, 'training faces': len(dataset.train)}
+            'init': init, 'align': align, 'original': options.original, 'training faces': len(dataset.train),
+            'faces': dataset.fingerprint, 'masks': dataset.masks.fingerprint}
         if not options.restart:
             models.check_config(options.checkpoints, settings, fresh=False)
-        network = neuralnet.ContextEncoder(dataset.shape, options.adv_weight, cluster.devices)
-        announce(options, mask, dataset, network, batch)
+        precision = machines.precision(options.precision, cluster)
+        network = kind(neuralnet, options.original)(dataset.shape, options.adv_weight, devices, precision)
+        announce(options, mask, dataset, network, batch, precision.name)
 
         def work(session):
             if init != 'none' and (options.restart or not tf_process.models(options.checkpoints)):
@@ -204,6 +231,14 @@ def train(options, neuralnet, tf_process, models, cluster):
         cluster.run(work)
     print('pictures: %s, %s; numbers: %s, %s' % tuple(os.path.join(options.results, name) for name in (
         'test_grid.png', 'training/', 'loss.csv', 'test.csv')))
+
+
+def kind(neuralnet, original):
+    """The class of the network: ContextEncoder, or what stands in for it with --original."""
+    if original:
+        from extras.original import Original
+        return Original
+    return neuralnet.ContextEncoder
 
 
 def aligned(data, size):
@@ -228,10 +263,9 @@ def faces(options, size, mask, align, training=True):
         finding.detector()  # said before thousands of images are read, if it is missing
         crop = finding.align
     dataset = Dataset(folder, size, masks, options.seed, options.cache, training, options.vary, people, crop)
-    for reason in dataset.skipped[:20]:
-        print('skipped ' + reason)
-    if len(dataset.skipped) > 20:
-        print('skipped %d more' % (len(dataset.skipped) - 20))
+    say_skipped(dataset.skipped)
+    if dataset.division:
+        print(dataset.division)
     return dataset
 
 
@@ -275,7 +309,7 @@ def use(options, neuralnet, tf_process, models):
             shape, what, work = source.shape, 'faces', tf_process.test
             model['channels'] = max(shape[2], kept['channels'])  # a model of colour faces can paint grey ones, too
         models.check_config(where, model, fresh=False)
-        network = neuralnet.ContextEncoder(shape, adv_weight=0)  # without a discriminator: it plays no part
+        network = kind(neuralnet, kept['original'])(shape, devices=())
         with tf_process.open_session() as session:
             models.load(session, network, folder)
             if options.export:

@@ -4,6 +4,7 @@ It is handed a dataset and a network. Every file but TensorBoard's events is wri
 no reader sees half of it, and no power loss leaves half.
 """
 import csv
+import errno
 import glob
 import itertools
 import json
@@ -11,17 +12,14 @@ import os
 import re
 import shutil
 import signal
-import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
-if 'IPython' not in sys.modules:  # what a notebook starts may have its MPLBACKEND without its packages: none is used here
-    os.environ.pop('MPLBACKEND', None)
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -33,6 +31,7 @@ LOG = ('epoch', 'iteration', 'seconds', 'images_per_second',
 SSIM_SIDE = 11   # pixels of the filter that SSIM looks through
 GRID = 40        # faces at most in a grid: of 128x128, they fill a screen
 GRID_BREADTH = 5 # faces beside each other in it
+GRID_SIDE = 128  # pixels of their longer side at most: a grid of larger ones costs more than the training
 TEST_BATCH = 32
 BAR = '{desc}, {n}/{total} [{elapsed}<{remaining}{postfix}]'  # fits into 80 columns
 QUIET = 60       # seconds at least between lines on an epoch under way, where there is no terminal for a bar
@@ -232,9 +231,16 @@ def test_epoch(session, network, dataset):
 
 
 def first_faces(dataset, rows, faces):
-    """{row: face} of those among the first GRID of a test, which come in groups of one mask."""
-    shown = set(dataset.test[:GRID])
-    return {row: face for row, face in zip(rows, faces) if row in shown}
+    """{row: face} of those among the first GRID of a test, which come in groups of one mask; of GRID_SIDE at most."""
+    shown, scale = set(dataset.test[:GRID]), GRID_SIDE / max(dataset.shape[:2])
+    return {row: face if scale >= 1 else resized(face, scale) for row, face in zip(rows, faces) if row in shown}
+
+
+def resized(image, scale):
+    """An [H,W,C] uint8 array at that share of its height and width."""
+    image = picture(image)
+    image = image.resize([max(int(round(side * scale)), 1) for side in image.size], Image.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def test(session, network, dataset, results):
@@ -325,11 +331,7 @@ def save_model(session, network, checkpoints, seconds):
         raise
     except (tf.errors.OpError, OSError) as error:
         remove_unfinished(checkpoints)
-        # TensorFlow 2 says where in the graph first, and why further down.
-        lines = getattr(error, 'message', str(error)).split('\n')
-        reason = next((line for line in lines if checkpoints in line), lines[0])
-        raise RunError('%s: the model cannot be saved (%s): free space and give the same command again' % (
-            checkpoints, reason.strip()))
+        raise unwritten(checkpoints, error, 'the model cannot be saved')
 
 
 def session_config(*devices):
@@ -406,6 +408,15 @@ def summarize(writer, step, scalars, image):
 
 # ------------------------------------------------------------------------------------------------------ files
 
+def unwritten(path, error, what='cannot be written'):
+    """A RunError: why `path` cannot be written, by an error of the system or TensorFlow, and what to do."""
+    lines = (getattr(error, 'strerror', None) or getattr(error, 'message', None) or str(error)).split('\n')
+    reason = next((line for line in lines if path in line), lines[0])  # TensorFlow 2 says where in the graph first
+    full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+    return RunError('%s: %s (%s): %s' % (path, what, reason.strip(), 'free space, then give the same command again' if full
+                                         else 'put that right and give the same command again, or name another folder'))
+
+
 def remove(path):
     """Remove a file, or a folder with what is in it, where there is one."""
     if os.path.isdir(path) and not os.path.islink(path):
@@ -434,31 +445,33 @@ def replacing(path):
     """Yield a name beside `path` to write a file, or a folder of synced files, to: renamed to `path` when it is whole
     and on the disk, removed when not.
 
-    RunError where it cannot be written.
+    RunError where it cannot be written. That what was there cannot be removed is a remark: NFS keeps what is open.
     """
     path = os.path.normpath(path)  # with a slash at its end the part would lie in it
     part, old = path + '.part', path + '.part.old'
-    remove(part)  # of a killed run
     try:
+        remove(part)  # of a killed run
         yield part
         sync(part)
         if os.path.isdir(path):  # nothing can be renamed to that
-            remove(old)
-            os.replace(path, old)
+            os.makedirs(old, exist_ok=True)  # the name is ours, as PATH.part is: PATH.old may be the user's
+            os.replace(path, os.path.join(tempfile.mkdtemp(dir=old), 'replaced'))
         os.replace(part, path)
         sync(os.path.dirname(path) or '.')
-        remove(old)  # the name is ours, as PATH.part is: PATH.old may be the user's
     except BaseException as error:
-        remove(part)
+        with suppress(OSError):
+            remove(part)
         if isinstance(error, OSError):
-            raise RunError('%s: cannot be written (%s): free space, then give the same command again' % (
-                path, error.strerror or error))
+            raise unwritten(path, error)
         raise
+    shutil.rmtree(old, ignore_errors=True)
+    if os.path.isdir(old):
+        print('%s: was replaced, but another program has it open: the next run removes it' % old)
 
 
 def picture(image):
     """A Pillow image of an [H,W,C] uint8 array, C 1 to 4, or uint16 one, C 1."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    return Image.fromarray(np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image))  # else it is slow
 
 
 def save_png(path, image, **options):

@@ -13,7 +13,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from PIL import Image
 
-from datamanager import DataError
+from datamanager import LARGE, DataError
 from tf_process import picture
 
 EYES = np.array([(.376, .475), (.622, .475)])  # in a square frame, as FFHQ's crops: the faces that we learn from
@@ -199,6 +199,10 @@ def warp(pixels, matrix, size):
     matrix, pixels = shift(-part[1].start, -part[0].start) @ matrix @ np.diag([1 / fine, 1 / fine, 1]), pixels[part]
     if not pixels.size:
         return np.zeros(size + pixels.shape[2:], pixels.dtype)
+    block = min(coarseness(pixels), int(step.min() / fine / 2))
+    if block > 1 and pixels.dtype == np.uint8:
+        matrix, pixels = np.diag([1 / block, 1 / block, 1]) @ matrix, _reduced(pixels, block)
+        step = np.maximum(axes(matrix) * fine, 1)
     smaller = [int(max(np.ceil(side * fine / each), 1)) if each > fine else side
                for side, each in zip(pixels.shape[1::-1], step)]
     matrix = np.diag([smaller[0] / pixels.shape[1], smaller[1] / pixels.shape[0], 1]) @ matrix
@@ -211,6 +215,13 @@ def warp(pixels, matrix, size):
         return turn(picture(pixels)).reshape(size + pixels.shape[2:])
     return np.stack([turn(Image.fromarray(channel))
                      for channel in pixels.astype(np.float32).transpose(2, 0, 1).copy()], 2)
+
+
+def _reduced(pixels, side):
+    """`pixels`, [h,w,C] uint8, in which a pixel is a block of side x side: Pillow would copy a huge photo first."""
+    height = side * (LARGE // side // pixels.shape[1] + 1)
+    return np.concatenate([np.asarray(picture(pixels[top:top + height]).reduce(side))
+                           for top in range(0, len(pixels), height)]).reshape(-(-len(pixels) // side), -1, pixels.shape[2])
 
 
 def _window(matrix, size, shape):
@@ -227,11 +238,12 @@ def view(seen, hole, matrix, size):
     What is hidden, and what lies outside the photo, is continued smoothly from what is seen.
     """
     part = _window(matrix, size, seen.shape)  # cut out first: a photo may be huge
-    visible, matrix = np.float32(1) - hole[part], shift(-part[1].start, -part[0].start) @ matrix
+    visible, side = 1 - hole[part], coarseness(hole[part])
+    matrix = np.diag([1 / side, 1 / side, 1]) @ shift(-part[1].start, -part[0].start) @ matrix
     # Each pixel is the mean of what is visible of it. In floats, since a bicubic step overshoots beside the hole, and one
     # channel after another: a photo may be huge.
-    share = warp(visible, matrix, size)
-    colours = [warp(seen[part][:, :, [channel]] * visible, matrix, size) for channel in range(seen.shape[2])]
+    share = warp(means(visible, side), matrix, size)
+    colours = [warp(means(seen[part][:, :, [channel]] * visible, side), matrix, size) for channel in range(seen.shape[2])]
     known = share[:, :, 0] > .5
     colours = np.concatenate(colours, 2) / np.where(known[:, :, None], share, 1)
     if known.any():
@@ -239,17 +251,40 @@ def view(seen, hole, matrix, size):
     return np.clip(colours + .5, 0, 255).astype(np.uint8)
 
 
+def coarseness(pixels):
+    """The side of blocks of which `pixels`, [h,w,C], has LARGE at most: 1 for most photos."""
+    return int(np.ceil(np.sqrt(pixels.shape[0] * pixels.shape[1] / LARGE)))
+
+
+def means(values, side):
+    """[h/side,w/side,C] float, rounded up: the means of `values`, [h,w,C], over blocks of side x side."""
+    for _ in 'rows', 'columns':
+        sums = np.zeros((-(-len(values) // side),) + values.shape[1:], np.result_type(values, np.float32))
+        for start in range(side):
+            lines = values[start::side]
+            sums[:len(lines)] += lines
+        sums[:len(values) // side] /= side
+        sums[len(values) // side:] /= len(values) % side or 1  # of what is left over, if anything
+        values = sums.swapaxes(0, 1)
+    return values
+
+
 @functools.lru_cache(maxsize=2)  # photos of one size and mask come one after another
 def _laplacian(shape, bits):
-    """Factorised five-point Laplacian of the hole, and its matrix from the visible neighbours: see `harmonic`."""
-    hole = np.unpackbits(np.frombuffer(bits, np.uint8))[:shape[0] * shape[1]].reshape(shape).astype(bool)
-    number = np.arange(hole.size).reshape(shape)
-    pairs = np.concatenate([np.stack([number[1:].ravel(), number[:-1].ravel()], 1),
-                            np.stack([number[:, 1:].ravel(), number[:, :-1].ravel()], 1)])
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    neighbours = scipy.sparse.csr_matrix((np.ones(len(pairs)), pairs.T), shape=(hole.size, hole.size))[hole.ravel()]
-    inner = scipy.sparse.diags(np.asarray(neighbours.sum(1)).ravel()) - neighbours[:, hole.ravel()]
-    return scipy.sparse.linalg.splu(inner.tocsc()).solve, neighbours[:, ~hole.ravel()]
+    """Factorised five-point Laplacian of the hole, its matrix from the rim, and the rim's numbers: see `harmonic`."""
+    hole = np.unpackbits(np.frombuffer(bits, np.uint8))[:shape[0] * shape[1]].astype(bool)
+    inside = np.flatnonzero(hole)  # only these: a scratch may cross a huge photo
+    (y, x), number = np.divmod(inside, shape[1]), np.arange(len(inside))
+    steps = (-shape[1], y > 0), (-1, x > 0), (1, x < shape[1] - 1), (shape[1], y < shape[0] - 1)
+    here = np.concatenate([number[there] for _, there in steps])
+    near = np.concatenate([inside[there] + step for step, there in steps])
+    hidden = hole[near]
+    rim, column = np.unique(near[~hidden], return_inverse=True)
+    ones = lambda rows, columns, width: scipy.sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), (len(inside), width))
+    inner = scipy.sparse.diags(np.bincount(here).astype(float)) - ones(
+        here[hidden], np.searchsorted(inside, near[hidden]), len(inside))
+    return scipy.sparse.linalg.splu(inner.tocsc()).solve, ones(here[~hidden], column, len(rim)), rim
 
 
 def harmonic(values, hole):
@@ -262,17 +297,14 @@ def harmonic(values, hole):
     scale = int(np.ceil(np.sqrt(hole.sum() / UNKNOWNS)))
     filled = values.copy()
     if scale > 1:  # means of the visible pixels of each block, solved, and enlarged again
-        border = [(0, -side % scale) for side in hole.shape]
-        blocks = lambda x: x.reshape(x.shape[0] // scale, scale, -1, scale, x.shape[2]).sum((1, 3))
-        share = blocks(np.pad(~hole, border, 'constant')[:, :, None].astype(float))
-        sums = blocks(np.pad(values * ~hole[:, :, None], border + [(0, 0)], 'constant'))
-        coarse = harmonic(sums / np.maximum(share, 1), share[:, :, 0] == 0)
+        share = means(~hole[:, :, None], scale)
+        coarse = harmonic(means(values * ~hole[:, :, None], scale) / np.where(share > 0, share, 1), share[:, :, 0] == 0)
         size = coarse.shape[1] * scale, coarse.shape[0] * scale
         large = [np.asarray(Image.fromarray(channel).resize(size, Image.BILINEAR))
                  for channel in coarse.transpose(2, 0, 1).astype(np.float32)]
         filled[hole] = np.stack(large, 2)[:hole.shape[0], :hole.shape[1]][hole]
     elif hole.any():
-        solve, neighbours = _laplacian(hole.shape, np.packbits(hole).tobytes())
-        filled[hole] = solve(neighbours.dot(values[~hole]))
+        solve, neighbours, rim = _laplacian(hole.shape, np.packbits(hole).tobytes())
+        filled[hole] = solve(neighbours.dot(values.reshape(hole.size, -1)[rim]))
     return filled
 

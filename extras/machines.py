@@ -1,4 +1,4 @@
-"""Training on several machines: what TF_CONFIG describes, served, watched and begun again where one is lost."""
+"""What a training runs on: a precision, GPUs, or several machines, as TF_CONFIG describes them, served and watched."""
 import json
 import os
 import re
@@ -206,3 +206,34 @@ class Cluster:
                 session.run(finish, options=tf.RunOptions(timeout_in_ms=5000))
             except tf.errors.OpError:  # it may end before it has answered
                 pass
+
+
+def precision(asked, cluster):
+    """The type that convolutions compute in: tf.float32 or tf.bfloat16, as asked for; 'auto': what is faster here.
+
+    bfloat16 needs TensorFlow 2 on one machine (a server's convolutions know no such type), and is faster on processors that
+    have instructions for it. On a GPU nothing was tried, so there 'auto' is float32. Raises RunError where it cannot be had.
+    """
+    possible = tf.__version__ >= '2' and cluster.devices == [None]
+    if asked == 'bfloat16' and not possible:
+        raise RunError('--precision bfloat16 needs TensorFlow 2 and a single machine: use RUNTIME=tf2 without TF_CONFIG, or '
+                       'leave it out')
+    if asked == 'auto':
+        fast = possible and not gpus() and re.search(r'\b(avx512_bf16|amx_bf16)\b', _processor())
+        return tf.bfloat16 if fast else tf.float32
+    return tf.as_dtype(asked)
+
+
+def gpus():
+    """Names of this machine's GPUs that TensorFlow sees: each trains on its share of every batch, as machines do."""
+    with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
+        return [device.name for device in session.list_devices() if device.device_type == 'GPU']
+
+
+def _processor():
+    """What Linux says of the processor; '' elsewhere."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return file.read()
+    except OSError:
+        return ''

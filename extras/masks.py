@@ -3,15 +3,18 @@
 A mask is [height,width,1] uint8, 1 in the hole.
 """
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datamanager import DataError, center_mask, decode, find_files, flatten, plain, shown
+from datamanager import (DataError, center_mask, decode, find_files, flatten, named_like_image, plain, say_skipped,
+                         shown)
 
 FREE_SHARES = .1, 1 / 3.  # of the picture that a 'free' mask hides, least and most
 FREE_TESTS = 16           # such masks in a test, faces take them in turn: a run for each mask
+ROUNDED = 16              # levels by which one colour may vary in a mask: it is rounded, mixed, compressed
 
 # What a surgical mask hides of an aligned face: (x, y) as shares of the picture's width and height.
 LOWER = ((.5, .5), (.66, .56), (.84, .58), (.83, .72), (.76, .84), (.64, .93), (.5, .96),
@@ -83,11 +86,14 @@ def _draw_rectangle(draw, size, random):
 
 
 def file_mask(path, height, width):
-    """[height,width,1] uint8 from a picture (white = hole), scaled to a size of the same aspect.
+    """[height,width,1] uint8 from a picture (white = hole, see `whiteness`), scaled to a size of the same aspect.
 
-    Raises DataError where the file is no picture, has another aspect, or its hole is empty or everything.
+    Raises DataError where the file is no picture, has another aspect, or its hole is not told, empty or everything.
     """
-    image = decode(path, lambda image: flatten(plain(image)).convert('L'), 'a mask')
+    image = decode(path, lambda image: whiteness(plain(image)), 'a mask')
+    if image is None:
+        raise DataError('%s: the mask has colours and transparent parts, and either could be the hole: give one '
+                        'without transparency, white = hole, or strokes of one colour on nothing' % shown(path))
     if abs(image.width * height - image.height * width) > .02 * image.width * height + max(width, height):
         raise DataError('%s: the mask is %dx%d (height x width), the picture %dx%d: draw one of the same aspect' % (
             shown(path), image.height, image.width, height, width))
@@ -97,6 +103,27 @@ def file_mask(path, height, width):
     if mask.all():
         raise DataError('%s: the mask hides the whole picture: leave what is known in black' % shown(path))
     return mask
+
+
+def whiteness(image):
+    """The Pillow image, mode L, in which the hole of a mask, a Pillow image as `plain` makes it, is white; or None.
+
+    Of one colour on nothing, as editors save a layer of strokes, the strokes are the hole. None where a mask of several
+    colours is partly transparent.
+    """
+    if image.mode in ('LA', 'RGBA'):
+        alpha, image = image.getchannel('A'), image.convert(image.mode[:-1])
+        least, most = alpha.getextrema()
+        if least <= 127 < most:  # else nothing, or everything, is transparent
+            seen = alpha.point(lambda value: 255 * (value > .95 * most))  # not the soft edges, which may be mixed
+            colours = [np.flatnonzero(levels) for levels in np.reshape(image.histogram(seen), (-1, 256))]
+            return alpha if max(np.ptp(levels) for levels in colours) <= ROUNDED else None
+    return flatten(image).convert('L')
+
+
+def share(part):
+    """`part`, the share of a picture that a hole takes, in words; more than half may come of an inverted mask."""
+    return '%.1f %% of the picture%s' % (100 * part, ' (it is the white of a mask that is repainted)' * bool(part > .5))
 
 
 MASKS = {'center': center_mask, 'lower': lower_mask}                        # as they stand
@@ -110,14 +137,15 @@ def make_mask(kind, height, width, random=None):
     return MASKS[kind](height, width) if kind in MASKS else file_mask(kind, height, width)
 
 
-def png_files(folder):
-    """{relative path without extension: path} of the PNGs below a folder."""
-    return {os.path.splitext(name)[0]: os.path.join(folder, name)
-            for name in find_files(folder) if name.lower().endswith('.png')}
+def mask_files(folder, pngs=False):
+    """{relative path without extension: path} of the images, or PNGs, below a folder; of one name the PNG counts."""
+    is_png = lambda name: name.lower().endswith('.png')
+    return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in sorted(find_files(folder), key=is_png)
+            if is_png(name) or named_like_image(name) and not pngs}
 
 
 def of_name(masks, path):
-    """Of `masks`, with keys as `png_files` has, that of the picture at `path`, or of its name in any folder; or None."""
+    """Of `masks`, with keys as `mask_files` has, that of the picture at `path`, or of its name in any folder; or None."""
     stem = os.path.splitext(path)[0]
     return masks.get(stem, masks.get(os.path.basename(stem)))
 
@@ -125,14 +153,15 @@ def of_name(masks, path):
 class Masks:
     """What --mask hides of pictures of (height, width): another mask for each batch in training, fixed ones in a test.
 
-    text: 'center', 'lower', 'random', 'free', the path of a picture (white = hole) or of a folder of PNGs; or several
+    text: 'center', 'lower', 'random', 'free', the path of a picture (white = hole) or of a folder of them; or several
     of them with commas between: each batch draws one, the faces of a test take them in turn. A path with commas that
-    exists is one path. seed: of the masks that a test draws. Attribute paths: the parts of
-    the text that are paths.
+    exists is one path. seed: of the masks that a test draws. Attributes: paths, the parts of the text that are paths;
+    fingerprint, of the holes in them, or None.
 
     In training 'lower' moves. In a test 'random' is 'center', and a folder's masks go to the faces of their names, or
     else are taken in turn.
-    Raises DataError where there is no such mask, or a picture is not a mask of that size, see file_mask.
+    In a folder a picture that is not a mask of that size, see file_mask, is named and left out. Raises DataError where
+    there is no such mask.
     """
 
     def __init__(self, text, height, width, seed=0):
@@ -141,10 +170,12 @@ class Masks:
         self.paths = [kind for kind in self._kinds if kind not in MASKS and kind not in DRAWN]
         for kind in self.paths:
             if not os.path.exists(kind):
-                raise DataError('%s: no such mask%s: give center, lower, random, free, a PNG (white = hole), a folder '
-                                'of PNGs, or several of these with commas between' % (
+                raise DataError('%s: no such mask%s: give center, lower, random, free, an image (white = hole), a '
+                                'folder of them, or several of these with commas between' % (
                                     shown(kind) or "''", '' if kind == text else ' (of %s)' % shown(text)))
         self._tested = {kind: self._test_masks(kind, seed) for kind in self._kinds}
+        drawn = [(name, mask.tobytes()) for kind in self.paths for name, mask in self._tested[kind].items()]
+        self.fingerprint = '%08x' % zlib.crc32(repr(drawn).encode('utf-8', 'surrogateescape')) if drawn else None
 
     def _test_masks(self, kind, seed):
         """{name: mask} of all masks of a kind that a test shows."""
@@ -153,11 +184,22 @@ class Masks:
                     for number in range(FREE_TESTS)}
         if kind not in self.paths or not os.path.isdir(kind):
             return {kind: make_mask('center' if kind == 'random' else kind, *self._size)}
-        files = png_files(kind)
-        if not files:
-            raise DataError('%s: no PNG there: give --mask a folder of PNGs, white = hole' % shown(kind))
+
+        def load(path):  # a mask, or the reason why not
+            try:
+                return file_mask(path, *self._size)
+            except DataError as error:
+                return str(error)
+
+        files = mask_files(kind)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return dict(zip(files, pool.map(lambda path: file_mask(path, *self._size), files.values())))
+            masks = dict(zip(files, pool.map(load, files.values())))
+        bad = [mask for mask in masks.values() if isinstance(mask, str)]
+        if len(bad) == len(masks):
+            raise DataError('%s: no mask there%s: give --mask a folder of images, white = hole' % (
+                shown(kind), ' that can be used (%s%s)' % (bad[0], ', ...' * (len(bad) > 1)) if bad else ''))
+        say_skipped(bad)
+        return {name: mask for name, mask in masks.items() if not isinstance(mask, str)}
 
     def draw(self, random):
         """[height,width,1] uint8 to train a batch on. random: numpy.random.RandomState that draws it."""

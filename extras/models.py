@@ -7,19 +7,22 @@ import glob
 import json
 import os
 import re
+import tempfile
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from datamanager import shown
-from tf_process import RunError, models, newest_whole, remove, replacing, sync
+from datamanager import lock, shown
+from neuralnet import stages_of
+from tf_process import RunError, models, newest_whole, remove, replacing, sync, unwritten
 
 SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
 AVERAGE = '/ExponentialMovingAverage'
+FINGERPRINTS = 'faces', 'masks'  # settings that say what was in the files; an older config.json has none
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
-SIZED = 'generator/channel_wise/'  # the layer whose weights depend on the picture's size
+SIZED = 'channel_wise'  # the layer whose weights depend on the picture's size
 
 
 # ------------------------------------------------------------------------------------------------- the folder
@@ -29,6 +32,16 @@ def locate(folder):
     if os.path.normpath(folder) != os.path.normpath(SHIPPED) or models(folder) or exported(folder):
         return folder
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
+
+
+def is_utf8(name):
+    """Whether a name is UTF-8, as all that TensorFlow is handed must be."""
+    return name == name.encode(errors='ignore').decode()
+
+
+def is_plain(name):
+    """Whether TensorFlow, which reads models by patterns, finds one of that name."""
+    return not (set('[*?\\') - {os.sep}).intersection(name)
 
 
 def exported(folder):
@@ -59,7 +72,7 @@ def read_config(path):
             config = dict(json.load(file))
     except (ValueError, TypeError):
         return None
-    return dict({'init': 'none'}, **config) if {'size', 'channels', 'mask'} <= set(config) else None
+    return dict({'init': 'none', 'original': False}, **config) if {'size', 'channels', 'mask'} <= set(config) else None
 
 
 def check_owner(checkpoints):
@@ -106,9 +119,10 @@ def check_config(checkpoints, config, fresh):
     """Keep `config` beside the checkpoints, or RunError where the model there was trained with other settings."""
     kept = settings(checkpoints)
     for name, value in sorted(config.items()):
-        if kept is not None and kept.get(name) != value:
-            raise RunError('%s: the model there was trained with %s %s, not %s: begin anew with --restart, or name '
-                           'another --checkpoints and --results' % (checkpoints, name, kept.get(name), value))
+        if kept is not None and kept.get(name, value if name in FINGERPRINTS else None) != value:
+            how = 'on other %s' % name if name in FINGERPRINTS else 'with %s %s, not %s' % (name, kept.get(name), value)
+            raise RunError('%s: the model there was trained %s: begin anew with --restart, or name another '
+                           '--checkpoints and --results, and --init %s to go on from it' % (checkpoints, how, checkpoints))
     if kept is None and fresh:
         with replacing(os.path.join(checkpoints, 'config.json')) as part, open(part, 'w') as file:
             json.dump(config, file, indent=1, sort_keys=True)
@@ -135,7 +149,7 @@ def writable(folder):
             pass
         os.remove(part)
     except OSError as error:
-        raise RunError('%s: cannot be written (%s): name another folder' % (folder, error.strerror))
+        raise unwritten(folder, error)
 
 
 @contextmanager
@@ -144,7 +158,7 @@ def locked(*folders):
     with ExitStack() as stack:
         for folder in {os.path.realpath(folder): folder for folder in folders}.values():
             try:
-                stack.enter_context(FileLock(os.path.join(folder, 'lock'), timeout=0))
+                stack.enter_context(lock(os.path.join(folder, 'lock'), timeout=0))
             except Timeout:
                 raise RunError('%s: another run is using this folder: wait for it, or name another --checkpoints '
                                'and --results' % folder)
@@ -157,36 +171,42 @@ def load(session, network, folder):
     """Give the network the weights of the model in `folder`, a folder of checkpoints or an exported model.
 
     The averaged generator becomes both the weights and their averages; the discriminator comes along where the model
-    has one that fits. A grey network may take a colour model's, see `grey`. Where the pictures' sizes differ, the
-    channel-wise layer stays as it was. Raises RunError where there is no whole model, or it is of another network.
+    has one that fits. A grey network may take a colour model's, see `grey`. Where the pictures' sizes differ, stages that the
+    model lacks stay as they were, and so does the channel-wise layer where it does not fit.
+    Raises RunError where there is no whole model, or it is of another network.
     """
     config = settings(folder)
     if config is None:
         raise RunError(UNTRAINED % folder)
     if config['channels'] < network.shape[2]:
         raise RunError('%s: a model of grey faces cannot paint colours: give it grey ones' % folder)
-    same_size = list(network.shape[:2]) == config['size']
     wanted = [(variable, variable.op.name + AVERAGE) for variable in network.generator_variables]
     wanted += [(variable, variable.op.name) for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
     wanted += [(variable, variable.op.name) for variable in network.discriminator_variables]
-    values = _read(folder, [name for _, name in wanted])
+    values, stages, anew = _read(folder, [name for _, name in wanted]), stages_of(config['size']), set()
     for variable, name in wanted:
-        shape, stays = variable.shape.as_list(), name.startswith(SIZED) and not same_size
-        value = grey(values[name], shape) if name in values else None
-        if value is not None and list(value.shape) == shape and not stays:
+        value = grey(values[name], variable.shape.as_list()) if name in values else None
+        if value is not None and list(value.shape) == variable.shape.as_list():
             variable.load(value, session)
-        elif name.endswith(AVERAGE) and not stays:
-            raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
-    if not same_size:
-        print('its pictures were %dx%d, these are %dx%d: the channel-wise layer begins anew' % (
-            tuple(config['size']) + network.shape[:2]))
+        elif name.endswith(AVERAGE):
+            layer = name.split('/')[1]
+            if layer != SIZED and int(re.sub(r'\D', '', layer) or 0) < stages:
+                raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
+            anew.add(layer)
+    if anew:
+        print('its pictures were %dx%d, these are %dx%d: begun anew: %s' % (
+            tuple(config['size']) + network.shape[:2] + (', '.join(sorted(anew)),)))
 
 
 def _read(folder, names):
-    """{name: array} of those of the names that the newest whole model in `folder` holds."""
+    """{name: float32 array} of those of the names that the newest whole model in `folder` holds."""
     def read(path):
-        reader = tf.train.load_checkpoint(path)
-        return {name: reader.get_tensor(name) for name in set(names) if reader.has_tensor(name)}
+        with tempfile.TemporaryDirectory() as place:
+            if not (is_utf8(path) and is_plain(path)):  # of the folder the program was put into: a link to it has another
+                os.symlink(os.path.abspath(os.path.dirname(path)), os.path.join(place, 'model'))
+                path = os.path.join(place, 'model', os.path.basename(path))
+            reader = tf.train.load_checkpoint(path)
+            return {name: reader.get_tensor(name).astype(np.float32) for name in set(names) if reader.has_tensor(name)}
     folder = locate(folder)
     return newest_whole(folder, models(folder) or exported(folder), read)
 
@@ -208,7 +228,7 @@ def export(session, network, folder, config):
     """Write the session's averaged generator to `folder` as a SavedModel, with `config` beside it.
 
     Its signature, 'serving_default': images uint8 [N,H,W,C] and mask uint8 [H,W,1], 1 in the hole, to restored uint8
-    [N,H,W,C]. Raises RunError where the folder holds something else or cannot be written.
+    [N,H,W,C]. Its weights are stored in half precision, which moves no pixel by more than a grey level. Raises RunError where the folder holds something else or cannot be written.
     """
     there = os.listdir(folder) if os.path.isdir(folder) else [folder] if os.path.exists(folder) else []
     ours = exported(folder) and 'config.json' in there
@@ -220,16 +240,17 @@ def export(session, network, folder, config):
         for attribute in ('_class', '_gradient_op_type'):  # of placement and training
             if attribute in node.attr:
                 del node.attr[attribute]
-    averages = {node.name: session.run(node.name + ':0') for node in nodes.node if node.op.startswith('Variable')}
-    used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in averages])
+    weights = {node.name: session.run(node.name + ':0') for node in nodes.node if node.op.startswith('Variable')}
+    used = tf.GraphDef(versions=nodes.versions, node=[node for node in nodes.node if node.name not in weights])
     with tf.Graph().as_default(), tf.Session() as writing:
         # TensorFlow 2 serves resource variables only, and the network's are of the older kind.
-        variables = {name: tf.get_variable(name, value.shape, use_resource=True) for name, value in averages.items()}
+        variables = {name: tf.get_variable(name + AVERAGE, value.shape, tf.float16, use_resource=True)
+                     for name, value in weights.items()}
         images, mask, restored = tf.import_graph_def(
-            used, {name + ':0': variable.read_value() for name, variable in variables.items()},
+            used, {name + ':0': tf.cast(variable.read_value(), tf.float32) for name, variable in variables.items()},
             [tensor.name for tensor in (network.images, network.mask, restored)], name='network')
         for name, variable in variables.items():
-            variable.load(averages[name], writing)
+            variable.load(weights[name], writing)
         signature = tf.saved_model.predict_signature_def({'images': images, 'mask': mask}, {'restored': restored})
         with replacing(folder) as part:
             try:
@@ -238,8 +259,7 @@ def export(session, network, folder, config):
                     tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature}, strip_default_attrs=True)
                 builder.save()
             except tf.errors.OpError as error:
-                raise RunError('%s: cannot be written (%s): free space, or name another folder' % (
-                    folder, error.message.split('\n')[0]))
+                raise unwritten(folder, error)
             with open(os.path.join(part, 'config.json'), 'w') as file:
                 json.dump(config, file, indent=1, sort_keys=True)
             sync(*glob.glob(os.path.join(glob.escape(part), '**'), recursive=True))

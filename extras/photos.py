@@ -5,17 +5,18 @@
 Frames and matrices: see faces.py.
 """
 import os
+import struct
 import sys
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 
-from datamanager import (DataError, bounding_box, crop_box, decode, find_files, flatten, inside, named_like_image, plain,
-                         refuse_tiny, shown, unique_names)
-from extras.faces import (TINY, apart, axes, box_matrix, corners, detector, find_faces, frame_matrix, harmonic, shift,
-                          view, warp)
-from extras.masks import MASKS, file_mask, of_name, png_files
+from datamanager import (LARGE, DataError, bounding_box, crop_box, decode, find_files, flatten, inside, named_like_image,
+                         plain, refuse_tiny, shown, unique_names)
+from extras.faces import (TINY, apart, axes, box_matrix, coarseness, corners, detector, find_faces, frame_matrix,
+                          harmonic, means, shift, view, warp)
+from extras.masks import MASKS, file_mask, mask_files, of_name, share
 from tf_process import GRID, RunError, masked, picture, remove, sheet, write_png
 
 TILE = 192             # pixels a side of a picture on the sheet
@@ -47,14 +48,19 @@ def restore(session, network, photos, results):
             remove(path)  # of another command
             continue
         done += 1
-        pixels = paint(session, network, photo)
-        write_png(path, pixels, icc_profile=photo.profile)
-        tiles += [stages(photo, frame, pixels) for frame in photo.frames[:GRID - len(tiles)]]
+        tiles += restore_one(session, network, photo, path, GRID - len(tiles))
     if tiles:
         write_png(grid, sheet(tiles))
     print('restored %d of %d photos: %s' % (done, len(photos), folder))
     if failed:
         raise RunError('%d of %d photos could not be restored, for the reasons above' % (failed, len(photos)))
+
+
+def restore_one(session, network, photo, path, most):
+    """Restore a Photo to `path`; the stages of `most` of its frames."""
+    pixels = paint(session, network, photo)
+    write_png(path, pixels, **photo.carried)
+    return [stages(photo, frame, pixels) for frame in photo.frames[:most]]
 
 
 def paint(session, network, photo):
@@ -68,27 +74,53 @@ def put_back(photo, restored):
 
     restored: for each of its frames [1,H,W,C] float in [0, 1]. The restoration is brought to the photo's own
     resolution, and corrected so that it meets the photo all along the hole's rim, see `harmonic`: what a grey network
-    paints into a colour photo takes its colours from there. Outside the hole every pixel stays what it was; the hole
-    becomes opaque.
+    paints into a colour photo takes its colours from there. Outside the hole every pixel stays what it was. What is
+    transparent stays so, unless most of a hole is: that was erased, and becomes opaque.
     """
     colours, pixels, whole = photo.seen.shape[2], photo.pixels.copy(), np.iinfo(photo.pixels.dtype).max
     for frame, fill in zip(photo.frames, restored):
         fill = fill[0]
         if fill.shape[2] > colours:
             fill = fill.mean(2, keepdims=True)
+        target, paint, visible = pixels[frame.part], frame.paint, 1 - photo.hole[frame.part]
+        opacity = target[:, :, colours:]
+        if opacity.size:
+            if opacity[paint].mean() < whole / 2:
+                opacity[paint] = whole
+            paint = paint & (opacity[:, :, 0] > 0)
         top, left = frame.part[0].start, frame.part[1].start
         border = 3 + int(np.ceil(2 / axes(frame.matrix).min()))  # of the restoration: the hole's rim may lie outside
         fill = np.pad(fill, [(border, border), (border, border), (0, 0)], 'edge')
         matrix = shift(border, border) @ np.linalg.inv(frame.matrix) @ shift(left, top)
-        back = lambda channel: warp(channel[:, :, None], matrix, frame.paint.shape)
+        # A photo may be huge: the seam is then corrected in blocks, one colour and one strip is painted after another.
+        side = coarseness(visible)
+        share, coarse = means(visible, side), matrix @ np.diag([side, side, 1])
+        back = lambda channel: warp(channel, coarse, share.shape[:2])
         # What is hidden, or not seen by the network, says nothing about the seam.
-        unknown = (photo.hole[frame.part][:, :, 0] > 0) | (back(np.ones_like(fill[:, :, 0]))[:, :, 0] < .5)
-        for colour in range(colours):  # one after another: a photo may be huge
-            painted = back(fill[:, :, colour % fill.shape[2]])
-            painted += harmonic(photo.seen[frame.part][:, :, [colour]] / np.float32(255) - painted, unknown)
-            pixels[frame.part][frame.paint, colour] = np.clip(painted[frame.paint, 0], 0, 1) * whole + .5
-        pixels[frame.part][frame.paint, colours:] = whole  # opaque
+        unknown, share = (share == 0) | (back(np.ones_like(fill[:, :, :1])) < .5), np.where(share > 0, share, 1)
+        for colour in range(colours):
+            channel = fill[:, :, [colour % fill.shape[2]]]
+            seen = means(photo.seen[frame.part][:, :, [colour]] * visible, side) / share
+            seam = Image.fromarray(harmonic(seen / np.float32(255) - back(channel), unknown[:, :, 0])[:, :, 0])
+            for part in strips(paint):
+                (top, bottom), (left, right) = [(each.start, each.stop) for each in part]
+                painted = warp(channel, matrix @ shift(left, top), (bottom - top, right - left))[:, :, 0]
+                painted = (painted + np.asarray(seam.resize(painted.shape[::-1], Image.BILINEAR, box=[
+                    place / side for place in (left, top, right, bottom)])))[paint[part]]
+                if opacity.size:  # the network saw white through it
+                    painted = 1 - (1 - painted) * whole / opacity[part][paint[part]][:, 0]
+                target[part][paint[part], colour] = np.clip(painted, 0, 1) * whole + .5
     return pixels
+
+
+def strips(paint):
+    """Yield the two slices of what is True in `paint`, [h,w] bool, in pieces that lie in LARGE pixels at most."""
+    height = max(LARGE // paint.shape[1], 1)
+    for start in range(0, len(paint), height):
+        piece = paint[start:start + height, :, None]
+        if piece.any():
+            top, bottom, left, right = bounding_box(piece)
+            yield slice(start + top, start + bottom), slice(left, right)
 
 
 def stages(photo, frame, pixels):
@@ -133,8 +165,8 @@ class Photo:
     find:  a function as find_faces, or None: the middle of the photo is taken for a face, as where none is found.
 
     Attributes: pixels [h,w,c] uint8 or uint16, upright, c 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), and
-    profile, its ICC colour profile or None; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8;
-    frames, a Frame for each face that has a hole, perhaps one for what lies outside of faces; found, tiny and done, the
+    carried, see the function; seen [h,w,1 or 3] uint8, the same on white paper; hole [h,w,1] uint8; frames, a Frame for
+    each face that has a hole, perhaps one for what lies outside of faces; found, tiny and done, the
     numbers of faces found, too small, and to be restored.
     Raises DataError where photo or mask cannot be used.
     """
@@ -144,11 +176,11 @@ class Photo:
 
         def read(image):
             refuse_tiny(image, path)
-            upright, array = plain(image), lambda image: np.asarray(image).reshape(image.height, image.width, -1)
+            upright = plain(image)
             pixels = array(upright)
-            seen = pixels if upright.mode in ('L', 'RGB') else array(flatten(upright))  # no copy: a photo may be huge
-            return pixels, seen, image.info.get('icc_profile') if image.mode != 'CMYK' else None
-        self.pixels, self.seen, self.profile = decode(path, read)
+            seen = pixels if upright.mode in ('L', 'RGB') else array(upright, flatten)  # no copy: a photo may be huge
+            return pixels, seen, carried(image.info, pixels.shape[2])
+        self.pixels, self.seen, self.carried = decode(path, read)
         if self.pixels.dtype != np.uint8:
             self.pixels = self.pixels.clip(0, 65535).astype(np.uint16)
         self.hole = np.zeros_like(self.pixels[:, :, :1], np.uint8)
@@ -188,6 +220,8 @@ class Photo:
 
     def _hide_file(self, mask, matrices, shape):
         """A frame for each matrix into which the hole reaches, and one around what lies outside all of them."""
+        if os.path.samefile(mask, self.path):
+            raise DataError('%s: the mask is the photo itself: give one of its own, white = hole' % shown(mask))
         self.hole = file_mask(mask, *self.seen.shape[:2])
         left, whole = self.hole[:, :, 0] > 0, np.ones(shape[:2] + (1,), np.uint8)
         for matrix in matrices:
@@ -222,14 +256,47 @@ class Photo:
             line += ', %d restored' % self.done
         if len(self.frames) > self.done:
             line += ', the hole outside of faces is restored' if self.file else ', the middle of the photo is restored'
+        if self.frames:
+            line += '; the hole takes %s' % share(self.hole.mean())
         return line + (', no face mask: left alone' if not self.frames and self.found > self.tiny else '')
+
+
+def array(image, change=lambda strip: strip):
+    """[h,w,c] of a Pillow image, changed by a function of such images: strip by strip, since a photo may be huge."""
+    pixels, height = None, max(LARGE // image.width, 1)
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height)))
+        strip = np.asarray(change(strip)).reshape(strip.height, strip.width, -1)
+        if pixels is None:
+            pixels = np.empty((image.height,) + strip.shape[1:], strip.dtype)
+        pixels[top:top + height] = strip
+    return pixels
+
+
+def carried(info, channels):
+    """What a photo says of its colours and its resolution, as options of Pillow's PNG writer.
+
+    info: of its Pillow image. channels: of its pixels. A profile of other colours, as of CMYK, is left out.
+    """
+    options, chunks = {}, PngImagePlugin.PngInfo()
+    profile, dpi = info.get('icc_profile') or b'', info.get('dpi', (0, 0))
+    if profile[16:20] == (b'GRAY' if channels < 3 else b'RGB '):
+        options['icc_profile'] = profile
+    if 0 < min(dpi) <= max(dpi) < 10 ** 6:
+        options['dpi'] = dpi
+    for kind, name, form, unit in ((b'gAMA', 'gamma', '>I', 10 ** 5), (b'cHRM', 'chromaticity', '>8I', 10 ** 5),
+                                   (b'sRGB', 'srgb', '>B', 1)):
+        if name in info:
+            chunks.add(kind, struct.pack(form, *[int(round(value * unit)) for value in np.ravel(info[name])]))
+    return dict(options, pnginfo=chunks)
 
 
 class Photos:
     """The photos of files and folders, one after another, each with its mask.
 
-    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of PNGs with the
-    photos' names. shape: the network's (H, W, C). results: the folder whose pictures, see WRITTEN, are no photos.
+    paths: image files and folders of them, searched recursively. mask: as for Photo, or a folder of masks with the
+    photos' names; where photos lie in it, too, its PNGs are the masks. shape: the network's (H, W, C). results: the
+    folder whose pictures, see WRITTEN, are no photos.
     Iterating yields a Photo each, or the sentence on why there is none.
 
     Attribute notice: the sentence on why no faces can be found, or None. len() is the number of photos. Raises
@@ -238,19 +305,21 @@ class Photos:
 
     def __init__(self, paths, mask, shape, results):
         if not (callable(mask) or mask in MASKS or os.path.exists(mask)):
-            raise DataError('%s: no mask to restore with: give --mask center, lower, a PNG (white = repaint), or a '
-                            'folder of PNGs with the photos\' names' % shown(mask))
+            raise DataError('%s: no mask to restore with: give --mask center, lower, an image (white = repaint), '
+                            'or a folder of them with the photos\' names' % shown(mask))
         self._mask, self._shape, self._files, self.notice, self._find = mask, shape, [], None, find_faces
-        self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else png_files(mask)
+        self._masks = None if callable(mask) or mask in MASKS or not os.path.isdir(mask) else mask_files(
+            mask, pngs=any(inside(path, mask) for path in paths))
         drawn = self._masks.values() if self._masks is not None else [mask] * (not callable(mask) and mask not in MASKS)
-        drawn = {os.path.realpath(path) for path in drawn}  # no photos
+        drawn, masks = {os.path.realpath(path) for path in drawn}, 0  # no photos
         written = lambda path: any(inside(path, os.path.join(results, name)) for name in WRITTEN)
         for path in paths:
             if os.path.isdir(path):
                 for name in find_files(path):  # a file that is not named like an image is worth no sentence if it is none
                     file = os.path.join(path, name)
-                    if not written(file) and os.path.realpath(file) not in drawn and (
-                            named_like_image(name) or _is_image(file)):
+                    if os.path.realpath(file) in drawn:
+                        masks += 1
+                    elif not written(file) and (named_like_image(name) or _is_image(file)):
                         self._files.append((path, name))
             elif written(path):
                 raise DataError('%s: lies where results are written, and may be replaced: name another --results' % (
@@ -258,7 +327,9 @@ class Photos:
             else:
                 self._files.append((os.path.dirname(path), os.path.basename(path)))
         if not self._files:
-            raise DataError('%s: no image there: give photos or folders of them' % shown(' '.join(paths)))
+            raise DataError('%s: %s' % (shown(' '.join(paths)), (
+                'each image there is one of the masks: give --mask another folder, with the photos\' names' if masks else
+                'no image there: give photos or folders of them')))
         try:
             detector()
         except DataError as error:

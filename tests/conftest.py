@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items):
 
 def run(folder, *arguments, python=sys.executable):
     """The finished process of `python run.py ARGUMENTS` in `folder`."""
-    return subprocess.run([python, os.path.join(ROOT, 'run.py')] + [str(a) for a in arguments], cwd=str(folder),
+    arguments = [a if isinstance(a, bytes) else str(a) for a in arguments]
+    return subprocess.run([python, os.path.join(ROOT, 'run.py')] + arguments, cwd=str(folder),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
 
 

@@ -1,5 +1,7 @@
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -24,9 +26,62 @@ def test_folder_split_by_name_or_last_tenth(tmp_path):
     data = Dataset(str(tmp_path / 'named'), (32, 32), cache=str(tmp_path / 'cache'))
     assert [data.names[row] for row in data.train] == ['train_a', 'train_b']
     assert [data.names[row] for row in data.test] == ['test_c']
+    data = Dataset(str(tmp_path / 'named' / 'test'), (32, 32), cache=str(tmp_path / 'cache'), training=False)
+    assert not data.division and len(data.test) == 1
     train, test = datamanager.split(['%03d.png' % i for i in range(25)])
     assert list(test) == [23, 24] and len(train) == 23
     assert len(datamanager.split(['a', 'b'])[1]) == 1
+
+
+@pytest.mark.parametrize('folders,parts', [
+    (('train', 'val'), 'parts: train to train on, val to test on'),
+    (('Train', 'TEST'), 'parts: Train to train on, TEST to test on'),
+    (('training', 'validation', 'notes'), 'parts: training to train on, validation to test on; left out: notes'),
+    (('train', 'valid', 'val', 'test'), 'parts: train to train on, test to test on; left out: val, valid'),
+    (('people', 'val'), ''),
+])
+def test_splits_as_people_call_them(tmp_path, folders, parts):
+    for number, name in enumerate(folders):
+        (tmp_path / 'faces' / name).mkdir(parents=True)
+        for face in face_paths()[2 * number:2 * number + 2]:
+            shutil.copy(face, str(tmp_path / 'faces' / name))
+    data = Dataset(str(tmp_path / 'faces'), (32, 32), cache=str(tmp_path / 'cache'))
+    assert data.division == parts
+    names = [{data.names[row].split('_')[0] for row in rows} for rows in (data.train, data.test)]
+    if parts:
+        words = parts.split()
+        assert names == [{words[1]}, {words[5]}] and len(data.train) == len(data.test) == 2
+    else:
+        assert len(data.train) == 3 and names == [{'people', 'val'}, {'val'}]
+
+
+def test_parts_that_cannot_be_used_get_a_sentence(tmp_path):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'test').symlink_to('train')
+    shutil.copy(face_paths()[0], str(tmp_path / 'train'))
+    make = lambda: Dataset(str(tmp_path), (32, 32), cache=str(tmp_path / 'cache'))
+    with pytest.raises(datamanager.DataError, match='test: the same folder as .*train: give it images of its own'):
+        make()
+    (tmp_path / 'test').unlink()
+    (tmp_path / 'train').rename(tmp_path / 'val')
+    with pytest.raises(datamanager.DataError, match='no image to train on: add a folder train beside val'):
+        make()
+    (tmp_path / 'train').mkdir()
+    with pytest.raises(datamanager.DataError, match='train: no image that can be read'):
+        make()
+
+
+def test_a_fingerprint_tells_other_faces_from_moved_ones(tmp_path, colour_faces):
+    folder = tmp_path / 'faces'
+    shutil.copytree(str(colour_faces), str(folder))
+    mark = lambda folder: Dataset(str(folder), (32, 32), cache=str(tmp_path / 'cache')).fingerprint
+    first = mark(folder)
+    os.utime(str(folder / '00.jpg'), (0, 0))
+    (folder / '00.jpg').rename(folder / '01 renamed.jpg')
+    folder.rename(tmp_path / 'moved')
+    assert mark(tmp_path / 'moved') == first == mark(colour_faces)
+    shutil.copy(str(colour_faces / '02.jpg'), str(tmp_path / 'moved' / '01.jpg'))
+    assert mark(tmp_path / 'moved') != first
 
 
 def test_epoch_shows_each_image_once_and_replays(tmp_path, colour_faces):
@@ -87,6 +142,53 @@ def test_colours_orientation_and_crop(tmp_path):
     Image.fromarray(picture[::-1, ::-1]).save(str(tmp_path / 'b.jpg'), exif=exif, quality=100, subsampling=0)
     turned = datamanager.load_image(str(tmp_path / 'b.jpg'), 32, 32, 3)
     assert np.abs(turned.astype(int) - image)[2:12, 2:-2].max() < 10
+
+
+def segment(marker, content):
+    return b'\xff' + bytes([marker]) + struct.pack('>H', len(content) + 2) + content
+
+
+def chunk(kind, content, spoiled=0):
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content) ^ spoiled)
+
+
+def test_metadata_never_costs_or_changes_a_picture(tmp_path):
+    """Damaged, doubled, endless or hostile: viewers pass over it, and both runtimes see the same pixels."""
+    face = Image.open(face_paths()[0]).convert('RGB')
+    plain = {}
+    for kind in 'jpeg', 'png':
+        face.save(str(tmp_path / ('plain.' + kind)), kind)
+        plain[kind] = (tmp_path / ('plain.' + kind)).read_bytes()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    exif = exif.tobytes()
+    # Turned, and an exposure bias of -1/0, which cannot be written again.
+    bias = b'Exif\0\0II*\0' + struct.pack('<IH HHIHH HHII I HHHII ii', 8, 2, 0x112, 3, 1, 6, 0, 0x8769, 4, 1, 38, 0,
+                                           1, 0x9204, 10, 1, 56, -1, 0)
+    noise = np.random.RandomState(0).bytes(1500000)
+    turned = [('jpeg', segment(0xe1, content)) for content in (
+        exif, bias, exif[:6] + exif, exif[:6] + bias)] + [
+        ('jpeg', segment(0xe0, b'JFIF\0') + segment(0xe1, exif)), ('png', chunk(b'eXIf', exif[6:])),
+        ('png', chunk(b'eXIf', bias[6:]) + chunk(b'gAMA', b''))]
+    upright = [('jpeg', segment(0xe1, b'Exif\0\0' + content)) for content in (
+        b'', b'XX*\0', exif[6:14], exif[6:-12] + b'\0\x09')] + [
+        ('jpeg', segment(0xe1, b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>')),
+        ('jpeg', segment(0xe2, b'MPF\0II*\0' + bytes(9))), ('jpeg', segment(0xee, b'Adobe\0')),
+        ('jpeg', segment(0xed, b'Photoshop 3.0\x008BIM\3')), ('png', chunk(b'tEXt', b'a\0b', spoiled=1)),
+        ('png', chunk(b'tEXt', b'transparency\0x')), ('png', chunk(b'zTXt', b'a\0\7')), ('png', chunk(b'pHYs', b'\0')),
+        ('png', chunk(b'tEXt', b'a\0' + noise)), ('png', chunk(b'zTXt', b'a\0\0' + zlib.compress(noise))),
+        ('png', chunk(b'iTXt', b'XML:com.adobe.xmp\0\1\0\0\0' + zlib.compress(noise.hex().encode()))),
+        ('png', chunk(b'iCCP', b'a\0\0' + zlib.compress(noise))), ('png', chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(10 ** 8))))]
+    pixels = lambda path: datamanager.decode(str(path), lambda image: np.asarray(datamanager.plain(image)))
+    for turns, cases in ((3, turned), (0, upright)):
+        for kind, metadata in cases:
+            for after in (False, True) if kind == 'png' else (False,):
+                at = len(plain['png']) - 12 if after else {'jpeg': 2, 'png': 33}[kind]
+                (tmp_path / 'photo').write_bytes(plain[kind][:at] + metadata + plain[kind][at:])
+                np.testing.assert_array_equal(pixels(tmp_path / 'photo'), np.rot90(pixels(tmp_path / ('plain.' + kind)), turns),
+                                              repr((kind, after, metadata[:40])))
+    (tmp_path / 'photo').write_bytes(plain['png'][:33] + chunk(b'iCCP', b'a\0\0' + zlib.compress(noise)) + plain['png'][33:])
+    assert datamanager.decode(str(tmp_path / 'photo'), lambda image: image.info['icc_profile']) == noise
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):

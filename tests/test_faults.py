@@ -1,4 +1,6 @@
 """What machines and people do to a run. `make soak` does the first two at length."""
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +17,8 @@ import run as front_door
 import soak
 import tf_process
 from conftest import ROOT, face_paths, run
-from extras.masks import make_mask
+from extras import models, photos
+from extras.masks import make_mask, mask_files
 
 
 def test_killed_at_random_moments_it_ends_as_an_unbroken_run():
@@ -61,6 +64,44 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path, small_disk, tra
     assert (small_disk / 'test' / 'kept.png').read_bytes() == b'of an earlier test'
     left = [name for _, folders, names in os.walk(str(small_disk)) for name in folders + names]
     assert not [name for name in left if 'part' in name or 'temp' in name], left
+
+
+BUSY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+static int busy(const char *path) { return strstr(path, ".part.old") || strstr(path, "replaced") || strstr(path, "kept.png"); }
+int rmdir(const char *path) {
+    if (busy(path)) { errno = ENOTEMPTY; return -1; }
+    return ((int (*)(const char *))dlsym(RTLD_NEXT, "rmdir"))(path);
+}
+int unlinkat(int folder, const char *path, int flags) {
+    if (busy(path)) { errno = EBUSY; return -1; }
+    return ((int (*)(int, const char *, int))dlsym(RTLD_NEXT, "unlinkat"))(folder, path, flags);
+}
+"""
+
+
+def preloaded(folder, code):
+    """The environment in which a library of that C code comes before the system's."""
+    (folder / 'library.c').write_text(code)
+    if subprocess.call(['gcc', '-shared', '-fPIC', '-o', str(folder / 'library.so'), str(folder / 'library.c'), '-ldl']):
+        pytest.skip('no C compiler')
+    return dict(os.environ, LD_PRELOAD=str(folder / 'library.so'))
+
+
+def test_a_replaced_folder_that_is_busy_does_not_stop_the_new_one(tmp_path):
+    """As on NFS, where what another program has open stays."""
+    (tmp_path / 'new').mkdir()
+    (tmp_path / 'new' / 'kept.png').write_bytes(b'old')
+    code = ('import sys; sys.path.insert(0, %r); import os, tf_process\n'
+            'with tf_process.replacing("new") as part:\n    os.mkdir(part)\n    open(part + "/b", "w").close()' % ROOT)
+    for environment, remark in ((preloaded(tmp_path, BUSY), True), (os.environ, False)):  # the next run removes it
+        process = subprocess.run([sys.executable, '-c', code], cwd=str(tmp_path), env=environment, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, universal_newlines=True)
+        assert process.returncode == 0 and ('new.part.old: was replaced, but' in process.stdout) == remark, process.stderr
+        assert os.listdir(str(tmp_path / 'new')) == ['b'] and (tmp_path / 'new.part.old').exists() == remark
 
 
 def test_results_do_not_replace_other_pictures_nor_become_faces(tmp_path, monkeypatch):
@@ -166,6 +207,21 @@ def test_a_changed_loss_log_gets_a_sentence(trained, tmp_path, text):
     assert (tmp_path / 'run' / 'results' / 'loss.csv').read_text() == text
 
 
+def test_a_training_does_not_go_on_with_other_faces_or_masks(trained, tmp_path):
+    folder = tmp_path / 'checkpoints'
+    shutil.copytree(str(trained[0] / 'checkpoints'), str(folder))
+    kept = json.loads((folder / 'config.json').read_text())
+    assert kept['faces'] == datamanager.Dataset(size=(32, 32), cache=str(tmp_path)).fingerprint and kept['masks'] is None
+    check = lambda **changed: models.check_config(str(folder), dict(kept, **changed), fresh=True)
+    check()
+    for what in 'faces', 'masks':
+        with pytest.raises(tf_process.RunError, match='trained on other %s: .*--restart.* --init .*checkpoints' % what):
+            check(**{what: 'other'})
+        del kept[what]  # as in an older config.json
+    (folder / 'config.json').write_text(json.dumps(kept))
+    check(faces='unknown', masks='unknown')
+
+
 def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
     folder = tmp_path / 'my faces'
     shutil.copytree(str(colour_faces), str(folder))
@@ -191,9 +247,46 @@ def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
 
 
 def test_files_that_vanish_after_they_were_listed_are_skipped(tmp_path, colour_faces):
-    path, files, skipped = datamanager.cached_images(str(colour_faces), ['00.jpg', 'gone.jpg'], 32, 32, str(tmp_path))
+    path, files, skipped, _ = datamanager.cached_images(str(colour_faces), ['00.jpg', 'gone.jpg'], 32, 32, str(tmp_path))
     assert files == ['00.jpg'] and len(skipped) == 1 and 'gone.jpg' in skipped[0]
     assert np.load(path).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_used_without(tmp_path, colour_faces, monkeypatch, capsys, number):
+    fcntl = pytest.importorskip('fcntl')
+
+    def flock(opened, how):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    datamanager.say_once.cache_clear()
+    data = datamanager.Dataset(str(colour_faces), (32, 32), cache=str(tmp_path / 'cache'))
+    for name in 'checkpoints', 'results':
+        (tmp_path / name).mkdir()
+    with models.locked(str(tmp_path / 'checkpoints'), str(tmp_path / 'results')):
+        assert len(data.names) == 40
+    assert capsys.readouterr().out == (
+        'the file system has no locks: see to it that no other run uses these folders\n')
+    assert not [path for path in tmp_path.rglob('lock.*')]
+
+
+def test_what_systems_leave_is_nobodys(tmp_path, colour_faces, monkeypatch, capsys):
+    folder = tmp_path / '.hidden'  # but what the user names is used
+    shutil.copytree(str(colour_faces), str(folder / 'faces'))
+    for name in ('._00.jpg', '.Trash-1000/files/a.jpg', '.ipynb_checkpoints/a.jpg', '@eaDir/00.jpg/SYNOPHOTO_THUMB_M.jpg',
+                 '__MACOSX/faces/._00.jpg', 'lost+found/a.jpg', '$RECYCLE.BIN/a.jpg', 'faces/Thumbs.db', 'desktop.ini',
+                 'closed/a.jpg'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(str(colour_faces / '00.jpg'), str(folder / name))
+    access = os.access  # root may read everything
+    monkeypatch.setattr(os, 'access', lambda path, mode: access(path, mode) and not path.endswith(('closed', 'lost+found')))
+    data = datamanager.Dataset(str(folder), (32, 32), cache=str(tmp_path / 'cache'))
+    assert data.names == ['faces_%02d' % number for number in range(40)] and not data.skipped
+    assert capsys.readouterr().out == 'skipped %s/closed: the folder cannot be read: change its permissions\n' % folder
+    assert len(photos.Photos([str(folder), str(folder / '._00.jpg')], 'center', (32, 32, 3), str(tmp_path))) == 41
+    assert len(mask_files(str(folder))) == 40
+    with pytest.raises(datamanager.DataError, match='closed: the folder cannot be read'):
+        datamanager.find_files(str(folder / 'closed'))
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason='root may read everything')
@@ -216,7 +309,8 @@ def test_any_command_line_is_understood_or_refused(pairs):
     except SystemExit as end:
         assert end.code == 2
     else:
-        assert 1 <= options.epoch and 1 <= options.batch <= 4096 and 0 < options.lr <= 1
+        assert options.epoch is None or 1 <= options.epoch
+        assert 1 <= options.batch <= 4096 and (options.lr is None or 0 < options.lr <= 1)
         assert options.size is None or all(32 <= side <= 1024 for side in options.size)
 
 

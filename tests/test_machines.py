@@ -13,10 +13,12 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from conftest import ROOT, run
+from extras import machines
 from extras.machines import Cluster
 from tf_process import RunError
 
 
+LONG = '--size', 32, '--epoch', 9999  # longer than any test waits
 # Nobody answers there: what is sent to it, instead of to another machine, is lost.
 PROXIES = dict.fromkeys(('http_proxy', 'https_proxy', 'grpc_proxy'), 'http://127.0.0.1:9')
 
@@ -112,8 +114,8 @@ def test_two_workers_end_with_the_weights_of_one_with_twice_the_batch(tmp_path, 
         np.testing.assert_allclose(one[name], two[name], atol=5e-5, err_msg=name)
 
 
-def test_lost_machines(tmp_path):
-    with Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--size', 32, '--epoch', 300, '--batch', 32) as machines:
+def test_lost_machines(tmp_path, colour_faces):
+    with Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--data', colour_faces, *LONG) as machines:
         machines.wait_for('epoch 1:', 'chief')
         machines.kill('worker')
         machines.wait_for('worker 0', 'chief')  # is lost
@@ -133,9 +135,9 @@ def test_lost_machines(tmp_path):
     assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) >= 6
 
 
-def test_sigterm_to_the_chief_saves_and_ends_the_others(tmp_path):
+def test_sigterm_to_the_chief_saves_and_ends_the_others(tmp_path, colour_faces):
     cluster = addresses(master=1, ps=1, worker=1, evaluator=1)  # as older trainers name the chief
-    with Machines(tmp_path, cluster, '--size', 32, '--epoch', 300, '--batch', 32) as machines:
+    with Machines(tmp_path, cluster, '--data', colour_faces, *LONG) as machines:
         machines.wait_for('images/s', 'master')
         machines.processes['master', 0].send_signal(signal.SIGTERM)
         assert [machines.wait(job) for job in ('master', 'ps', 'worker', 'evaluator')] == [143, 0, 0, 0]
@@ -143,8 +145,8 @@ def test_sigterm_to_the_chief_saves_and_ends_the_others(tmp_path):
     assert list((tmp_path / 'checkpoints').glob('model-*.index'))
 
 
-def test_a_signal_ends_a_chief_that_waits_for_others(tmp_path):
-    machines = Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--size', 32, '--epoch', 300, '--batch', 32)
+def test_a_signal_ends_a_chief_that_waits_for_others(tmp_path, colour_faces):
+    machines = Machines(tmp_path, addresses(chief=1, ps=1, worker=1), '--data', colour_faces, *LONG)
     machines.start('chief')
     machines.wait_for('waiting for ps 0', 'chief')
     machines.processes['chief', 0].send_signal(signal.SIGINT)
@@ -193,3 +195,17 @@ def test_a_port_that_is_taken_gets_a_sentence(tmp_path, monkeypatch):
         process = run(tmp_path, '--size', 32)
     assert process.returncode == 2 and process.stderr.count('\n') == 1, process.stderr
     assert 'port' in process.stderr and 'TF_CONFIG' in process.stderr
+
+
+def test_bfloat16_is_for_one_machine_with_tensorflow_2():
+    alone = Cluster()
+    assert machines.precision('float32', alone) == tf.float32 and machines.precision('auto', alone) in (tf.float32, tf.bfloat16)
+    if tf.__version__ < '2':
+        with pytest.raises(RunError, match='needs TensorFlow 2'):
+            machines.precision('bfloat16', alone)
+        return
+    assert machines.precision('bfloat16', alone) == tf.bfloat16
+    alone.devices = ['/job:worker/task:0', '/job:worker/task:1']
+    assert machines.precision('auto', alone) == tf.float32
+    with pytest.raises(RunError, match='single machine'):
+        machines.precision('bfloat16', alone)

@@ -3,12 +3,13 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import datamanager
-from conftest import run
+from conftest import face_paths, run
 from datamanager import DataError, Dataset
 from extras.masks import Masks, file_mask, lower_mask, make_mask, random_mask
+from extras.photos import Photo, Photos
 from test_run import table
 
 
@@ -53,6 +54,49 @@ def test_mask_from_a_file(tmp_path):
         Image.new('L', (32, 32), colour).save(str(tmp_path / 'flat.png'))
         with pytest.raises(DataError, match=reason):
             make_mask(str(tmp_path / 'flat.png'), 32, 32)
+
+
+def strokes(colour, ground, size=(48, 64)):
+    """An RGBA picture, brush strokes with soft edges of a colour on a ground, [H,W] bool where they are."""
+    shape = Image.new('L', (4 * size[0], 4 * size[1]))
+    ImageDraw.Draw(shape).ellipse((40, 60, 120, 160), fill=255)
+    shape = shape.resize(size, Image.BICUBIC)
+    return Image.composite(Image.new('RGBA', size, colour), Image.new('RGBA', size, ground), shape), np.asarray(shape) > 127
+
+
+@pytest.mark.parametrize('colour,ground', [
+    ((0, 0, 0, 255), (0, 0, 0, 0)), ((255, 255, 255, 255), (0, 0, 0, 0)), ((255, 255, 255, 255), (255, 255, 255, 0)),
+    ((250, 30, 40, 255), (250, 30, 40, 0)), ((255, 255, 255, 255), (0, 0, 0, 255)), ((255, 255, 255, 200), (0, 0, 0, 200)),
+    ((255, 255, 255, 3), (0, 0, 0, 3))])
+@pytest.mark.parametrize('kind', ['RGBA', 'LA', 'P'])
+def test_strokes_are_the_hole_whether_drawn_in_colours_or_alpha(tmp_path, kind, colour, ground):
+    image, hole = strokes(colour, ground)
+    if kind == 'P':
+        image = image.quantize(256)
+    elif kind == 'LA':
+        image = image.convert('LA')
+    image.save(str(tmp_path / 'mask.png'))
+    mask = file_mask(str(tmp_path / 'mask.png'), 64, 48)[:, :, 0] > 0
+    assert (mask == hole).mean() > .99 and .1 < hole.mean() < .5
+
+
+def test_a_mask_that_does_not_tell_its_hole_is_refused(tmp_path):
+    image, hole = strokes((0, 0, 0, 0), (0, 0, 0, 255))
+    photo = Image.open(face_paths()[0]).resize((48, 64)).convert('RGB')
+    photo.putalpha(image.getchannel('A'))  # with a part erased
+    photo.save(str(tmp_path / 'erased.png'))
+    with pytest.raises(DataError, match='erased.png: the mask has colours and transparent parts'):
+        file_mask(str(tmp_path / 'erased.png'), 64, 48)
+    with pytest.raises(DataError, match='erased.png: the mask is the photo itself'):
+        Photo(str(tmp_path / 'erased.png'), 'erased', str(tmp_path / 'erased.png'), (32, 32, 1), None)
+
+
+def test_a_hole_of_more_than_half_is_remarked_on(tmp_path):
+    Image.open(face_paths()[0]).resize((48, 64)).save(str(tmp_path / 'photo.png'))
+    for last, words in ((8, '25.0 % of the picture'), (24, '75.0 % of the picture (it is the white of a mask that is repainted)')):
+        rectangle(tmp_path / 'mask.png', 0, 64, 0, last * 3 // 2)
+        photo = Photo(str(tmp_path / 'photo.png'), 'photo', str(tmp_path / 'mask.png'), (32, 24, 1), None)
+        assert photo.summary().endswith('; the hole takes ' + words)
 
 
 @pytest.mark.parametrize('size', [(32, 32), (112, 92), (128, 128)])
@@ -109,6 +153,36 @@ def test_a_folder_of_masks(tmp_path, colour_faces):
     assert {datamanager.bounding_box(mask)[0] for _, mask in data.epoch(0, 2)} == {0, 8, 16}
 
 
+def test_in_a_folder_of_masks_jpegs_count_and_bad_ones_are_named(tmp_path, capsys):
+    folder = tmp_path / 'masks'
+    rectangle(folder / 'a.jpg', 0, 20, 4, 40)
+    rectangle(folder / 'b.jpg', 8, 28, 4, 40)
+    rectangle(folder / 'b.png', 16, 36, 4, 40)  # the better of two
+    rectangle(folder / 'black.png', 0, 0, 0, 0)
+    rectangle(folder / 'square.png', 0, 10, 0, 10, size=(64, 64))
+    (folder / 'broken.png').write_bytes(b'\x89PNG')
+    (folder / '._a.jpg').write_bytes(b'of a Mac')
+    masks = Masks(str(folder), 64, 48)
+    assert [datamanager.bounding_box(masks.test(0, name))[0] for name in ('a.pgm', 'b.pgm')] == [0, 16]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(': ')[0] for line in said] == ['skipped %s/%s.png' % (folder, name)
+                                                      for name in ('black', 'broken', 'square')]
+    again = Masks(str(folder), 64, 48).fingerprint
+    rectangle(folder / 'a.jpg', 2, 20, 4, 40)
+    assert Masks(str(folder), 64, 48).fingerprint != again == masks.fingerprint
+
+
+def test_photos_and_masks_in_one_folder(tmp_path):
+    for name in 'image1.png', 'image1_mask001.png':
+        rectangle(tmp_path / 'both' / name, 0, 20, 4, 40)
+    make = lambda: Photos([str(tmp_path / 'both')], str(tmp_path / 'both'), (32, 24, 1), str(tmp_path / 'results'))
+    with pytest.raises(DataError, match='both: each image there is one of the masks: give --mask another folder'):
+        make()
+    Image.open(face_paths()[0]).resize((48, 64)).save(str(tmp_path / 'both' / 'image1.jpg'))
+    photo, = make()
+    assert datamanager.bounding_box(photo.hole) == (0, 20, 4, 40)
+
+
 def test_a_path_with_commas_is_one_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rectangle(tmp_path / 'center,lower.png', 0, 10, 0, 48)
@@ -121,18 +195,18 @@ def test_a_path_with_commas_is_one_path(tmp_path, monkeypatch):
     ('center,foo', ['foo: no such mask (of center,foo)', 'free']),
     ('center,', ["'': no such mask (of center,)"]),
     ('nowhere.png', ['nowhere.png: no such mask: give center']),
-    ('empty', ['empty: no PNG there']),
-    ('square', ['square/b.png', 'aspect']),
-    ('center,black', ['black/c.png', 'empty']),
+    ('empty', ['empty: no mask there: give --mask a folder']),
+    ('square', ['square: no mask there that can be used', 'square/b.png', 'aspect']),
+    ('center,black', ['black/c.png', 'empty', ', ...)']),
     ('broken.png', ['broken.png: cannot be read as a mask']),
 ])
 def test_wrong_masks_get_a_sentence(tmp_path, monkeypatch, kind, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'broken.png').write_bytes(b'\x89PNG')
-    rectangle(tmp_path / 'square' / 'a.png', 0, 10, 0, 10)
     rectangle(tmp_path / 'square' / 'b.png', 0, 10, 0, 10, size=(64, 64))
-    rectangle(tmp_path / 'black' / 'c.png', 0, 0, 0, 0)
+    for name in 'c.png', 'd.png':
+        rectangle(tmp_path / 'black' / name, 0, 0, 0, 0)
     with pytest.raises(DataError) as error:
         Masks(kind, 64, 48)
     for word in words:

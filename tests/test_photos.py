@@ -4,10 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageDraw, ImageOps, PngImagePlugin
 from scipy import ndimage
 
 import datamanager
+import tf_process
 from conftest import face_paths, run
 from extras import facemasks, faces, photos
 from extras.masks import lower_mask, make_mask
@@ -285,9 +286,9 @@ def test_a_perfect_network_gives_the_photo_back(tmp_path, place, mode):
     before, hole = photo.pixels.astype(float), photo.hole[:, :, 0] > 0
     np.testing.assert_array_equal(after[~hole], before[~hole])
     assert .01 * hole.size < hole.sum() < .5 * hole.size
-    if mode == 'RGBA':  # the hole becomes opaque, in the colours that were seen on white
-        assert (after[hole][:, 3] == 255).all()
-        before, after = photo.seen, after[:, :, :3]
+    if mode == 'RGBA':  # as transparent as before; the network saw it on white
+        np.testing.assert_array_equal(after[:, :, 3], before[:, :, 3])
+        before, after = photo.seen, np.asarray(datamanager.flatten(Image.fromarray(after.astype(np.uint8)))).astype(float)
     assert np.abs(after - before)[hole].mean() < .03 * np.iinfo(photo.pixels.dtype).max
 
 
@@ -391,3 +392,61 @@ def test_without_detector_a_sentence_says_how_to_get_it(tmp_path, monkeypatch, m
     with pytest.raises(datamanager.DataError, match='pip install'):
         photos.Photos([str(tmp_path / 'photo.png')], lambda face: face, (32, 32, 3), str(tmp_path / 'results'))
     faces.detector.cache_clear()
+
+
+def test_a_huge_photo_is_restored_in_parts_as_a_small_one_at_once(tmp_path, monkeypatch):
+    """As if huge were what has more than 10,000 pixels."""
+    place, answers = (0, 300, (240, 180), 8), [np.random.RandomState(0).rand(1, 48, 48, 3)]
+    scene(place).save(str(tmp_path / 'photo.png'))
+    restored = []
+    for large in photos.LARGE, 10000:
+        for module in photos, faces:
+            monkeypatch.setattr(module, 'LARGE', large)
+        photo = photos.Photo(str(tmp_path / 'photo.png'), 'photo', 'lower', (48, 48, 3), lambda seen: [eyes_of(*place)])
+        restored.append(photos.put_back(photo, answers).astype(float))
+        assert np.abs(photo.frames[0].images.astype(float) - restored[0].mean()).mean() > 10
+    hole = photo.hole[:, :, 0] > 0
+    np.testing.assert_array_equal(restored[0][~hole], restored[1][~hole])
+    assert np.abs(restored[0] - restored[1])[hole].mean() < 4 and restored[0][hole].std() > 20
+
+
+def test_a_photo_keeps_resolution_gamma_primaries_and_its_own_profile(tmp_path):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b'gAMA', (45455).to_bytes(4, 'big'))
+    chunks.add(b'cHRM', b''.join(value.to_bytes(4, 'big') for value in (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)))
+    photo().save(str(tmp_path / 'rich.png'), dpi=(300, 300), pnginfo=chunks)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    photo().convert('L').save(str(tmp_path / 'grey.jpg'), icc_profile=profile)  # of RGB, in a grey photo
+    photo().save(str(tmp_path / 'colour.jpg'), icc_profile=profile)
+    for name in 'rich.png', 'grey.jpg', 'colour.jpg':
+        shot = photos.Photo(str(tmp_path / name), name, 'center', (32, 32, 3), None)
+        photos.write_png(str(tmp_path / 'after.png'), shot.pixels, **shot.carried)
+        with Image.open(str(tmp_path / name)) as before, Image.open(str(tmp_path / 'after.png')) as after:
+            for kept in 'gamma', 'chromaticity':
+                assert before.info.get(kept) == after.info.get(kept)
+            assert (after.info.get('icc_profile') == profile) == (name == 'colour.jpg')
+            assert ('dpi' in after.info) == (name == 'rich.png')
+
+
+def test_what_is_transparent_stays_so_unless_it_is_what_was_erased(tmp_path):
+    place = 0, 300, (240, 180), 0
+    cutout = scene(place).convert('RGBA')
+    alpha = np.full((360, 480), 255, np.uint8)
+    alpha[:, 300:] = 0  # the ground beside the face, and a part of its cheek
+    cutout.putalpha(Image.fromarray(alpha))
+    cutout.save(str(tmp_path / 'cutout.png'))
+    erased = np.zeros((360, 480), np.uint8)
+    erased[150:250, 310:400] = 255
+    Image.fromarray(erased).save(str(tmp_path / 'erased.png'))
+    answers = [np.full((1, 48, 48, 3), .5)] * 2
+    for mask, opaque in ('lower', 0), (str(tmp_path / 'erased.png'), erased):
+        shot = photos.Photo(str(tmp_path / 'cutout.png'), 'cutout', mask, (48, 48, 3), lambda seen: [eyes_of(*place)])
+        after = photos.put_back(shot, answers[:len(shot.frames)])
+        assert (shot.hole[:, 300:] > 0).any()
+        np.testing.assert_array_equal(after[:, :, 3], np.maximum(alpha, opaque))
+
+
+def test_a_grid_does_not_grow_with_the_pictures(tmp_path):
+    data = datamanager.Dataset(size=(256, 192), cache=str(tmp_path))
+    faces_ = np.zeros((2, 256, 4 * 192, 1), np.uint8)
+    assert {face.shape for face in tf_process.first_faces(data, data.test[:2], faces_).values()} == {(128, 384, 1)}

@@ -1,5 +1,6 @@
 """The command line, run for real."""
 import csv
+import json
 import os
 import pty
 import shutil
@@ -120,6 +121,24 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
             assert abs(float(a[name]) - float(b[name])) < .02 * float(b[name])
 
 
+def test_the_original_is_trained_resumed_tested_and_restored_with_like_any_model(tmp_path):
+    process = run(tmp_path, '--original', '--size', 32, '--epoch', 1, '--batch', 120)
+    assert process.returncode == 0 and 'mask: random' in process.stdout, process.stderr
+    config = json.loads((tmp_path / 'checkpoints' / 'config.json').read_text())
+    assert (config['original'], config['batch'], config['lr'], config['mask'], config['vary']) == (True, 120, 1e-4, 'random', 0)
+    for arguments, status, words in (
+            (['--original', '--size', 32, '--epoch', 2, '--batch', 120], 0, 'going on from epoch 2'),
+            (['--size', 32, '--epoch', 2, '--batch', 120], 2, 'was trained with lr 0.0001, not 0.001'),
+            (['--original', '--test_only'], 2, '--original begins a training'),
+            (['--restore', face_paths()[0]], 0, 'restored 1 of 1')):
+        process = run(tmp_path, *arguments)
+        assert process.returncode == status and words in process.stdout + process.stderr, process.stderr
+    log = table(tmp_path / 'results' / 'loss.csv')
+    assert [row['epoch'] for row in log] == ['1', '2'] and float(log[1]['test_error']) < float(log[0]['test_error'])
+    process = run(tmp_path, '--test_only')
+    assert process.returncode == 0 and 'test of 40 faces: error %.2f' % float(log[1]['test_error']) in process.stdout
+
+
 def test_a_pipe_that_is_closed_stops_and_saves(tmp_path):
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'run.py'), '--size', '32', '--epoch', '9', '--batch', '32'],
                                cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
@@ -145,8 +164,7 @@ def test_without_standard_output_and_error_it_trains(tmp_path):
 
 
 NOTEBOOK = '''
-import io, os, signal, sys
-import tensorflow
+import io, signal, sys
 sys.path.insert(0, %r)
 cell = sys.stdout = io.StringIO()  # which has no `reconfigure`
 before = signal.getsignal(signal.SIGTERM)
@@ -199,6 +217,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
 
 @pytest.mark.parametrize('arguments,words', [
     (['--data', 'nowhere'], ['nowhere', 'no such folder']),
+    (['--data', 'other/config.json'], ['config.json: a file']),
+    (['--data', 'faces.zip'], ['faces.zip: an archive, to be unpacked first']),
+    (['--data', 'https://example.org/faces'], ['an address, to be downloaded first']),
+    (['--results', b'caf\xe9'], ['caf', 'UTF-8']),
+    (['--checkpoints', b'caf\xe9'], ['caf', 'UTF-8']),
     (['--data', 'empty'], ['empty', 'no JPEG']),
     (['--data', ''], ['--data', 'missing']),
     (['--data', '.'], ['results', 'lies in --data']),
@@ -223,6 +246,7 @@ def test_bad_input_gets_a_sentence_and_status_2(tmp_path, arguments, words):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(face_paths()[0], str(tmp_path / 'parts' / 'train' / 'a.pgm'))
     (tmp_path / 'other' / 'config.json').write_text('{"model_type": "bert"}')
+    (tmp_path / 'faces.zip').write_bytes(b'PK')
     process = run(tmp_path, *arguments)
     assert process.returncode == 2 and 'bert' in (tmp_path / 'other' / 'config.json').read_text()
     assert process.stderr.count('\n') == 1, process.stderr

@@ -6,7 +6,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SHARED = os.path.join(os.path.dirname(ROOT), 'shared')
-BASELINE = os.path.join(SHARED, 'baseline', 'baseline.py')
+STUDENT = os.path.join(ROOT, 'tests', 'benchmarks', 'student.py')
 sys.path.insert(0, ROOT)
 
 

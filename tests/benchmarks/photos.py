@@ -82,7 +82,7 @@ def main():
              for name, folder in (('photos', options.photos), ('masked', options.masked))}
     kept = models.settings(options.checkpoints)
     shape = tuple(kept['size']) + (kept['channels'],)
-    network = neuralnet.ContextEncoder(shape, adv_weight=0)
+    network = neuralnet.ContextEncoder(shape, devices=())
     with tf_process.open_session() as session:
         models.load(session, network, options.checkpoints)
         if options.picture:

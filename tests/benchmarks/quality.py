@@ -1,8 +1,8 @@
-"""Restored faces against simple methods and the plain baseline, on faces that none of them saw; see judge.MEASURES.
+"""Restored faces against simple methods, on faces that none of them saw; see judge.MEASURES.
 
     python tests/benchmarks/quality.py [--data DIR] [--size 128] [--mask KIND] [--epoch 20] [--seeds 0 1 2]
-           [--baseline] [--picture docs/NAME.png] [--runtime tf1|tf2]
-    python tests/benchmarks/quality.py ... --vary "" "--batch 8 --lr 5e-4" "neuralnet.SHORTCUTS = ()" ...
+           [--picture docs/NAME.png] [--runtime tf1|tf2]
+    python tests/benchmarks/quality.py ... --vary "" "--original" "--batch 8 --lr 5e-4" "neuralnet.SMALL = 2." ...
     python tests/benchmarks/quality.py ... --checkpoints DIR ...
 
 Trains the program with and without its adversary on all but the test part of the folder (without --data: the packaged
@@ -102,27 +102,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--data')
     parser.add_argument('--size')
-    parser.add_argument('--mask', default='center')
+    parser.add_argument('--mask', help='default: what the program, or a variation, hides')
     parser.add_argument('--epoch', type=int, default=20)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--baseline', action='store_true', help='train ../shared/baseline, too (slow)')
     parser.add_argument('--picture')
     parser.add_argument('--vary', nargs='+', metavar='VARIATION')
     parser.add_argument('--checkpoints', nargs='+', metavar='DIR')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
-    if options.baseline and (not options.data or options.mask != 'center'):
-        parser.error('--baseline is tested behind the centre of --data')
     errors, columns, measured = {}, [], {}
     for number, (title, seed, arguments, change) in enumerate(planned(options)):
         pictures, log = ours(options, arguments, change)
         if not number:
             with tempfile.TemporaryDirectory() as cache:
                 size = pictures[0].shape[1:3]
-                dataset = datamanager.Dataset(options.data, size, Masks(options.mask, *size), cache=cache, training=False,
+                mask = options.mask or 'center'
+                dataset = datamanager.Dataset(options.data, size, Masks(mask, *size), cache=cache, training=False,
                                               align=align if run.aligned(options.data, size) else None)
                 print('%s, mask %s: %d faces to train on, %d to test on\n' % (
-                    options.data or 'packaged faces', options.mask, len(dataset.train), len(dataset.test)))
+                    options.data or 'packaged faces', mask, len(dataset.train), len(dataset.test)))
                 print(common.table(['method'] + judge.MEASURES + list(ACCURACIES.values()), []), flush=True)
                 if not options.vary and len(dataset.train):
                     true, simple = simple_methods(dataset)
@@ -139,12 +137,6 @@ def main():
     if len(options.seeds) > 1:
         for title, values in measured.items():
             print(common.row([title + ', mean'] + judge.formatted(np.mean(values, 0)) + ['', '']))
-    if options.baseline:
-        output = json.loads(common.call([
-            common.python(options.runtime), common.BASELINE, '--data', options.data, '--size', options.size or 128,
-            '--epoch', options.epoch, '--trace', 0], '.').strip().split('\n')[-1])
-        # It makes three equal channels of a grey picture.
-        errors['baseline'] = [error * dataset.shape[2] / 3 for error in output['test_error']]
     if not options.checkpoints:
         print('\nTest error after each epoch:\n')
         epochs = enumerate(itertools.zip_longest(*errors.values()), 1)

@@ -1,9 +1,10 @@
-"""Speed and memory, beside the plain baseline, in turn on the same machine and the same faces.
+"""Speed and memory, beside the student's loop, in turn on the same machine and the same faces.
 
     python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 4] [--pairs 3]
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
+    python tests/benchmarks/speed.py --beside DIR   CPU time of a training step, beside another checkout of the program
 
-Prints medians, and ratios to the baseline (on TensorFlow 1.14, batch 64), where ../shared/baseline is at hand.
+Prints medians, and ratios to student.py (on TensorFlow 1.14, batch 64).
 """
 import argparse
 import json
@@ -101,6 +102,34 @@ def load(data, size):
     return dict(figures, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
+def step(root, batch, steps=20):
+    """CPU time of a training step, one thread, 128x128x3, by the program in `root`; operations in it; seconds to build it."""
+    import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    sys.path.insert(0, root)
+    import neuralnet
+    from datamanager import center_mask
+    from extras import machines
+    options = {'precision': machines.precision('auto', machines.Cluster())} if hasattr(machines, 'precision') else {}  # older ones have none
+    began, metadata = time.process_time(), tf.RunMetadata()
+    network = neuralnet.ContextEncoder((128, 128, 3), **options)
+    figures = {'build_seconds': time.process_time() - began}
+    feed = {network.images: np.random.RandomState(0).randint(0, 256, (batch, 128, 128, 3)).astype(np.uint8),
+            network.mask: center_mask(128, 128), network.learning_rate: 1e-4}
+    one = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    with tf.Session(config=one) as session:
+        session.run(tf.global_variables_initializer())
+        run = lambda *more: session.run([network.losses, network.update], feed, *more)
+        run()
+        run(tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE, output_partition_graphs=True), metadata)
+        figures['operations'] = sum(len(graph.node) for graph in metadata.partition_graphs)
+        began = time.process_time()
+        for _ in range(max(steps * 4 // batch, 3)):
+            run()
+        return dict(figures, step_ms=1000 * (time.process_time() - began) / max(steps * 4 // batch, 3))
+
+
 # ------------------------------------------------------------------------------------------------ the two tables
 
 def worker(runtime, folder, *arguments):
@@ -140,7 +169,7 @@ def links(images, folder, number):
 def compare(options, images):
     columns = [(runtime, batch) for runtime in options.runtime for batch in options.batch]
     results = {column: [] for column in columns}
-    baseline = []
+    student = []
     with tempfile.TemporaryDirectory() as top:
         data = links(images[:options.images], os.path.join(top, 'data'), min(options.images, len(images)))
         for pair in range(options.pairs):
@@ -152,24 +181,38 @@ def compare(options, images):
                 with tempfile.TemporaryDirectory() as folder:
                     figures = worker(runtime, folder, 'measure', data, options.size, batch)
                 results[runtime, batch].append(dict(figures, first_step_cold=cold, first_step_warm=warm))
-            if os.path.exists(common.BASELINE):
-                baseline.append(json.loads(common.call([common.python('tf1'), common.BASELINE, '--data', data, '--size',
-                                                        options.size, '--batch', 64], top).strip().split('\n')[-1]))
+            student.append(json.loads(common.call([common.python('tf1'), common.STUDENT, '--data', data, '--size',
+                                                   options.size, '--batch', 64], top).strip().split('\n')[-1]))
             print('pair %d of %d measured' % (pair + 1, options.pairs), file=sys.stderr)
     median = lambda runs, name: float(np.median([run[name] for run in runs])) if runs and name in runs[0] else None
     rows = []
     for name, title, better in FIGURES:
-        reference, row = median(baseline, name), [title]
+        reference, row = median(student, name), [title]
         for column in columns:
             value = median(results[column], name)
             row.append('%.3g' % value if value < 100 else '%.0f' % value)
             if reference and better:
                 row[-1] += ' (%.1fx)' % ((value / reference) if better > 0 else (reference / value))
-        rows.append(row + (['%.3g' % reference if reference else ''] if baseline else []))
+        rows.append(row + ['%.3g' % reference if reference else ''])
     print('%d pairs, %dx%d, %d images of which the last tenth tests; medians, in brackets how many times better '
-          'than the baseline\n' % (options.pairs, options.size, options.size, min(options.images, len(images))))
-    print(common.table(['figure'] + ['%s, batch %d' % column for column in columns] + ['baseline, tf1, batch 64'][:len(baseline)],
+          'than the student\'s loop\n' % (options.pairs, options.size, options.size, min(options.images, len(images))))
+    print(common.table(['figure'] + ['%s, batch %d' % column for column in columns] + ['student, tf1, batch 64'],
                        rows))
+
+
+def beside(options):
+    """Print a training step of this program and of that in another folder, in turn."""
+    rows = []
+    for runtime in options.runtime:
+        for batch in options.batch:
+            found = {root: [] for root in (options.beside, common.ROOT)}
+            for _ in range(options.pairs):
+                for root in found:
+                    found[root].append(worker(runtime, '.', 'step', root, batch))
+            medians = [[np.median([run[name] for run in runs]) for name in ('step_ms', 'operations', 'build_seconds')]
+                       for runs in found.values()]
+            rows.append([runtime, batch] + ['%.3g -> %.3g (%.2fx)' % (old, new, old / new) for old, new in zip(*medians)])
+    print(common.table(['runtime', 'batch', 'CPU time of a step, ms', 'operations of a step', 'CPU time to build it, s'], rows))
 
 
 def curves(options, images):
@@ -234,12 +277,15 @@ def main():
     parser.add_argument('--images', type=int, default=200, help='at most so many of the folder')
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
+    parser.add_argument('--beside', metavar='DIR', type=os.path.abspath, help='as git worktree add makes one')
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         kind, data, numbers = options.worker[0], options.worker[1], [int(text) for text in options.worker[2:]]
-        print(json.dumps({'measure': measure, 'load': load}[kind](data, *numbers)))
+        print(json.dumps({'measure': measure, 'load': load, 'step': step}[kind](data, *numbers)))
         return
+    if options.beside:
+        return beside(options)
     import datamanager
     root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()[0]
     images = [os.path.abspath(os.path.join(root, name)) for name in datamanager.find_files(root)
