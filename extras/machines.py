@@ -15,6 +15,15 @@ from tf_process import LOST, RunError, ends, open_session, session_config
 AGAIN = 'start all processes again with the same commands, they go on from the newest checkpoint'
 
 
+def at_once(function, tasks, seconds):
+    """function(task) for all tasks at once; returns after so many seconds at most, though some may go on."""
+    threads, until = [threading.Thread(target=function, args=[task], daemon=True) for task in tasks], time.time() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, until - time.time()))
+
+
 class Cluster:
     """This process's part among the machines of TF_CONFIG, the variable that TFJob and the cloud trainers set.
 
@@ -97,19 +106,16 @@ class Cluster:
 
     def _lost(self):
         """The tasks, sorted, that do not answer at their address."""
-        lost = []
+        there = set()
 
-        def ask(task, address):
+        def ask(task):
             try:
-                socket.create_connection(address.rsplit(':', 1), timeout=5).close()
+                socket.create_connection(self._addresses[task].rsplit(':', 1), timeout=5).close()
+                there.add(task)
             except OSError:
-                lost.append(task)
-        asking = [threading.Thread(target=ask, args=each, daemon=True) for each in self._addresses.items()]
-        for each in asking:
-            each.start()
-        for each in asking:
-            each.join()
-        return sorted(lost)
+                pass
+        at_once(ask, self._addresses, 6)
+        return sorted(set(self._addresses) - there)
 
     def _finished(self, task):
         """The queue on a task's machine that tells it, by an element, that the chief has finished."""
@@ -187,24 +193,19 @@ class Cluster:
                     raise
 
     def release(self):
-        """Tell all others that the chief has finished, within seconds."""
+        """Tell all others that the chief has finished; within seconds, though some may not hear it."""
         self._released.set()
         if self._addresses and self.chief:
-            telling = threading.Thread(target=self._tell, daemon=True)
-            telling.start()
-            telling.join(8)  # one that answers at its address may still not answer TensorFlow
+            at_once(self._tell, set(self._addresses) - set(self._lost()) - {self._me}, 8)
 
-    def _tell(self):
-        there = [task for task in sorted(set(self._addresses) - set(self._lost())) if task != self._me]
-        if there:
-            with tf.Graph().as_default():
-                finish = [self._finished(task).enqueue(0) for task in there]
-                filters = [self._device(task) for task in there + [self._me]]
-                session = tf.Session(self._target, config=session_config(*filters))
-                try:
-                    session.run(finish, options=tf.RunOptions(timeout_in_ms=5000))
-                except tf.errors.OpError:  # they may end before they have answered
-                    pass
+    def _tell(self, task):
+        with tf.Graph().as_default():
+            finish = self._finished(task).enqueue(0)
+            session = tf.Session(self._target, config=session_config(self._device(task), self._device(self._me)))
+            try:
+                session.run(finish, options=tf.RunOptions(timeout_in_ms=5000))
+            except tf.errors.OpError:  # it may end before it has answered
+                pass
 
 
 def precision(asked, cluster):
