@@ -114,7 +114,7 @@ class Cluster:
                 there.add(task)
             except OSError:
                 pass
-        at_once(ask, self._addresses, 6)
+        at_once(ask, self._addresses, 15)
         return sorted(set(self._addresses) - there)
 
     def _finished(self, task):
