@@ -18,7 +18,7 @@ from tf_process import picture
 
 EYES = np.array([(.376, .475), (.622, .475)])  # in a square frame, as FFHQ's crops: the faces that we learn from
 POINTS = np.array([(.374, .472), (.626, .472), (.395, .721), (.605, .721)])  # where the detector sees eyes and corners of
-                       # the mouth there: the means of 211 faces of ../shared/faces/open
+                       # the mouth there: the means of 211 faces of data/open
 SIDE = 640             # pixels of the square in which the detector looks for faces
 LEAST, SURE = .4, .6   # its score: of a face; of one for which no other attempt is made
 ATTEMPTS = ((0, 1), (0, .5), (90, 1), (-90, 1), (180, 1))  # degrees that the photo is turned by, share of the square

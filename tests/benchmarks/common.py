@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SHARED = os.path.join(os.path.dirname(ROOT), 'shared')
+DATA = os.path.join(ROOT, 'data')  # what data.py makes
 STUDENT = os.path.join(ROOT, 'tests', 'benchmarks', 'student.py')
 sys.path.insert(0, ROOT)
 

@@ -54,7 +54,7 @@ def measure(find, faces, masks):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', default=os.path.join(common.SHARED, 'faces', 'open'), help='aligned, unmasked faces')
+    parser.add_argument('--data', default=os.path.join(common.DATA, 'open'), help='aligned, unmasked faces')
     parser.add_argument('--count', type=int, default=100, help='faces of the test part, each with each kind of mask')
     parser.add_argument('--held-out', action='store_true')
     parser.add_argument('--weights', default=facemasks.WEIGHTS)

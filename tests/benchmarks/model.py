@@ -1,7 +1,7 @@
 """The included model: trained again, and measured on the tenth of each source that it never saw.
 
-    python tests/benchmarks/model.py --data ../shared/faces/open --train DIR [--runtime tf1|tf2]    train it again
-    python tests/benchmarks/model.py --data ../shared/faces/open [--checkpoints DIR] [--sheet PNG]  docs/model.md's tables
+    python tests/benchmarks/model.py --data data/open --train DIR [--runtime tf1|tf2]    train it again
+    python tests/benchmarks/model.py --data data/open [--checkpoints DIR] [--sheet PNG]  docs/model.md's tables
 
 A source is what the files' names begin with, up to the first '_'. --train leaves DIR/model, as checkpoints/faces128 is.
 """

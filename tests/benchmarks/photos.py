@@ -71,8 +71,8 @@ def main():
     parser.add_argument('--out', required=True)
     parser.add_argument('--picture', metavar='PNG', help='draw face masks on some portraits and take them off again')
     parser.add_argument('--checkpoints', default=models.SHIPPED)
-    for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', os.path.join('faces', 'open'))):
-        parser.add_argument('--' + name, default=os.path.join(common.SHARED, folder))
+    for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', 'open')):
+        parser.add_argument('--' + name, default=os.path.join(common.DATA, folder))
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
     tf.logging.set_verbosity(tf.logging.ERROR)

@@ -270,7 +270,7 @@ def curves(options, images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--runtime', nargs='+', choices=('tf1', 'tf2'), default=['tf1'])
-    parser.add_argument('--data', default=os.path.join(common.SHARED, 'faces', 'influencers'), help='folder of images '
+    parser.add_argument('--data', default=os.path.join(common.DATA, 'influencers'), help='folder of images '
                         '(default: %(default)s, else the packaged faces)')
     parser.add_argument('--size', type=int, default=128)
     parser.add_argument('--batch', type=int, nargs='+', default=[64, 4])
