@@ -123,16 +123,19 @@ def negatives(clones):
     yield from zip(names, contents(clone, [tree + name for name in names]))
 
 
-def cut(image, transform):
-    """[256,256,3] uint8: the face in a Pillow image; (a, b, x, y) turn, scale and shift the image to it."""
+def cut(image, transform, side):
+    """The face in a Pillow image, another, 256x256 or 128x128; (a, b, x, y) turn, scale and shift to the 256x256."""
     a, b, x, y = transform
     scale = 1 / np.hypot(a, b)
     fine = int(np.ceil(scale)) if scale > SOFT else 1  # cut about as fine as the image is, then made smaller
     matrix = fine * np.array([[a, b, x], [-b, a, y]])
     matrix[:, 2] += (fine - 1) / 2  # from the middles of pixels to those of finer ones
-    face = cv2.warpAffine(np.asarray(image), matrix, (256 * fine, 256 * fine), borderMode=cv2.BORDER_REFLECT_101,
-                          flags=cv2.INTER_LANCZOS4 if fine == 1 else cv2.INTER_CUBIC)
-    return np.asarray(Image.fromarray(face).resize((256, 256), Image.BICUBIC))
+    sharp = cv2.INTER_LANCZOS4 if fine == 1 and side == 256 else cv2.INTER_CUBIC
+    face = cv2.warpAffine(np.asarray(image), matrix, (256 * fine, 256 * fine), flags=sharp,
+                          borderMode=cv2.BORDER_REFLECT_101)
+    if side == 256:
+        return Image.fromarray(face).resize((side, side), Image.BICUBIC)
+    return Image.fromarray(cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def faces(side, kinds, clones):
@@ -141,9 +144,8 @@ def faces(side, kinds, clones):
         image = flatten(plain(image)).convert('RGB')
         for row in rows:
             part = image.crop([int(edge) for edge in row['box'].split(',')]) if row['box'] else image
-            face = cut(part, [float(number) for number in row['transform'].split()])
-            face = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
-            yield os.path.basename(row['file']), jpeg(Image.fromarray(face), quality=92)
+            face = cut(part, [float(number) for number in row['transform'].split()], side)
+            yield os.path.basename(row['file']), jpeg(face, quality=92)
 
 
 def photos(kind, longest, quality, clones):
@@ -188,6 +190,8 @@ def main():
     try:
         if os.path.lexists(folder):
             raise DataError('%s is there: remove it, or name a folder that is not' % folder)
+        if not shutil.which('git'):
+            raise DataError('git is missing: install it')
         with tempfile.TemporaryDirectory() as clones:
             number = build(SETS[options.set](options.clones or clones), folder)
     except (DataError, OSError) as error:
