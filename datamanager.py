@@ -17,13 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
+import PIL
 from filelock import FileLock, Timeout
 from PIL import Image, PngImagePlugin
 from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
 ARCHIVES = '.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar'
-FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP')  # what is promised, hence the only decoders an untrusted file can reach
+FORMATS = 'JPEG', 'PNG', 'PPM', 'BMP'    # what is promised, hence the only decoders an untrusted file can reach
+KINDS, NEED = 'JPEG, PNG, PGM or BMP', '; HEIC, WebP, AVIF and TIFF need RUNTIME=tf2'
+if int(PIL.__version__.split('.')[0]) >= 10:  # earlier decoders of these, the last for Python 3.7, have known holes
+    import pillow_heif
+    pillow_heif.register_heif_opener(thumbnails=False)  # a photo's own pixels, not what it holds as its thumbnail
+    FORMATS += 'HEIF', 'WEBP', 'AVIF', 'TIFF'
+    KINDS, NEED = 'JPEG, PNG, PGM, BMP, HEIC, WebP, AVIF or TIFF', ''
 SIZE = 128, 128                          # height and width of the pictures, unless told otherwise
 SMALLEST_IMAGE = 16                      # pixels a side; what is smaller shows no face
 LARGE = 2 ** 24                          # pixels from which images are decoded one after another, in parts where possible
@@ -138,12 +145,13 @@ def decode(path, use, what='an image'):
             with open(path, 'rb') as file:
                 data, exif = bare(file.read())
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.info['exif'] = exif
+                if exif:
+                    image.info['exif'] = exif
                 return use(image)
     except DataError:
         raise
     except Exception as error:
-        reason = 'no JPEG, PNG, PGM or BMP: convert it' if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = 'no %s: convert it%s' % (KINDS, NEED) if isinstance(error, Image.UnidentifiedImageError) else str(error)
         if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
             reason = 'more than %d megapixels: make it smaller' % (LARGEST // 10 ** 6)
         reason = not_yet(path) or reason
@@ -151,7 +159,7 @@ def decode(path, use, what='an image'):
 
 
 def bare(data):
-    """(the bytes of a JPEG or PNG without its metadata, its EXIF); of other files (all bytes, none)."""
+    """(the bytes of a JPEG, PNG, HEIC or AVIF without its metadata, its EXIF if that may turn it); else (all, none)."""
     kept, exif, at = [], b'', 0
     if data.startswith(b'\x89PNG'):
         kept, at = [data[:8]], 8
@@ -173,14 +181,18 @@ def bare(data):
                     content.startswith(b'Adobe') and len(content) >= 12):  # which says what its colours are
                 kept.append(data[at:end])
             at = end
+    elif data[4:8] == b'ftyp':  # whose other items say how it is turned; one of an unknown kind is passed over
+        data = data.replace(b'Exif', b'none')
     return b''.join(kept) + data[at:], exif
 
 
 def orientation(image):
     """1 to 8, how a loaded Pillow image is to be turned by its EXIF; 1 where that says nothing sensible.
 
-    Pillow would parse and write all of the EXIF for it, and what its versions refuse differs.
+    Pillow would parse and write all of the EXIF for it, and what its versions refuse differs. HEIC, TIFF come upright.
     """
+    if image.format in ('HEIF', 'TIFF'):
+        return 1
     try:
         raw = image.info.get('Raw profile type exif', '')  # of ImageMagick
         exif = image.info.get('exif') or bytes.fromhex(''.join(raw.split('\n')[3:]))
@@ -205,15 +217,19 @@ def not_yet(path):
 
 
 def plain(image):
-    """A Pillow image upright and in mode L, LA, RGB, RGBA or, for 16 bits, I."""
+    """A Pillow image upright and in mode L, LA, RGB, RGBA or, for 16 bits, I. ValueError where it is no picture."""
+    if image.format == 'TIFF' and image.tag_v2.get(254, 0) & 1:  # "reduced-resolution image": raw photos begin with one
+        raise ValueError('a raw photo: develop it first')
+    if image.mode == 'F':
+        raise ValueError('its pixels are floating-point numbers: save it with 8 or 16 bits')
     image.load()
     turn = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
             6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}.get(orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith('I'):
         return image.convert('I')
-    if 'transparency' in image.info or image.mode in ('LA', 'PA', 'RGBA'):
-        return converted(image, 'LA' if image.mode in ('L', 'LA') else 'RGBA')
+    if 'transparency' in image.info or image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa'):
+        return converted(image, 'LA' if image.mode in ('L', 'LA', 'La') else 'RGBA')
     return converted(image, 'L' if image.mode in ('1', 'L') else 'RGB')
 
 
@@ -317,8 +333,8 @@ def inside(path, folder):
 
 def named_like_image(path):
     """Whether a file that cannot be read is worth a word: some are text, tables, movies."""
-    return path.lower().endswith(('.jpg', '.jpeg', '.png', '.pgm', '.bmp', '.heic', '.webp', '.avif', '.tif', '.tiff',
-                                  '.gif'))
+    return path.lower().endswith(('.jpg', '.jpeg', '.jfif', '.png', '.pgm', '.bmp', '.heic', '.heif', '.hif', '.webp',
+                                  '.avif', '.tif', '.tiff', '.gif'))
 
 
 def unique_names(paths):
@@ -367,8 +383,8 @@ class Dataset:
         root, files = (folder, find_files(folder)) if folder else packaged_faces()
         self._path, self._files, self.skipped, sums = cached_images(root, files, size[0], size[1], cache, align)
         if not self._files:
-            raise DataError('%s: no JPEG, PNG, PGM or BMP image that can be read: give --data a folder of images' % (
-                shown(root)))
+            raise DataError('%s: no %s image that can be read: give --data a folder of images%s' % (
+                shown(root), KINDS, NEED))
         self.shape = np.load(self._path, mmap_mode='r').shape[1:]
         self.names = unique_names(self._files)
         by_folder = people or folder is None
@@ -498,7 +514,7 @@ def cached_images(folder, files, height, width, cache, align=None):
     times, of the shape and the alignment, so that any change makes another. Written beside itself and
     renamed when whole; a second process waits for the first. align: see Dataset.
     """
-    kind = (CACHE, os.path.realpath(folder), height, width) + ((align.__name__,) if align else ())
+    kind = (CACHE, FORMATS, os.path.realpath(folder), height, width) + ((align.__name__,) if align else ())
     fingerprint = hashlib.sha256(repr(kind).encode())
     for name in files:
         state = os.stat(os.path.join(folder, name)) if os.path.exists(os.path.join(folder, name)) else None

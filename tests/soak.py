@@ -85,11 +85,15 @@ def damaged(number, seed):
     """Load `number` face images with random bytes changed or cut off; {outcome: how many}, nothing but skips and images."""
     chance, outcomes = np.random.RandomState(seed), {'loaded': 0, 'skipped': 0}
     face = Image.open(os.path.join(datamanager.packaged_faces()[0], 's1', '1.pgm')).resize((48, 56))
-    kinds = []
-    for kind, image in (('jpeg', face.convert('RGB')), ('png', face.convert('P')), ('bmp', face.convert('RGB')),
-                        ('ppm', face), ('png', face.convert('RGBA'))):
+    colour, kinds = face.convert('RGB'), []
+    images = [('jpeg', colour, {}), ('png', face.convert('P'), {}), ('bmp', colour, {}), ('ppm', face, {}),
+              ('png', face.convert('RGBA'), {}), ('mpo', colour, {'save_all': True, 'append_images': [colour]})]
+    if 'HEIF' in datamanager.FORMATS:
+        images += [('heif', colour, {}), ('webp', colour, {}), ('avif', face.convert('RGBA'), {}), ('tiff', colour, {}),
+                   ('tiff', colour, {'compression': 'jpeg'}), ('tiff', face, {'compression': 'tiff_lzw'})]
+    for kind, image, options in images:
         file = io.BytesIO()
-        image.save(file, kind)
+        image.save(file, kind, **options)
         kinds.append(file.getvalue())
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'face')

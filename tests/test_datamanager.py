@@ -191,6 +191,52 @@ def test_metadata_never_costs_or_changes_a_picture(tmp_path):
     assert datamanager.decode(str(tmp_path / 'photo'), lambda image: image.info['icc_profile']) == noise
 
 
+NEW = {'HEIF': 'a.heic', 'WEBP': 'a.webp', 'AVIF': 'a.avif', 'TIFF': 'a.tif'}  # read on TensorFlow 2.21
+
+
+def test_pictures_of_phones_the_web_and_scanners(tmp_path):
+    face = Image.open(face_paths()[0]).convert('RGB').resize((80, 100))
+    exif, lossy = Image.Exif(), {'quality': 90}
+    exif[0x112] = 6
+    pixels = lambda path: datamanager.decode(str(path), lambda image: np.asarray(datamanager.plain(image)).astype(int))
+    upright = np.asarray(face).astype(int)
+    for kind, name in dict(NEW, MPO='a.jpg').items():
+        path = tmp_path / name
+        if kind != 'MPO' and kind not in datamanager.FORMATS:
+            if kind in ('WEBP', 'TIFF'):  # those that its Pillow can write
+                face.save(str(path), kind)
+                with pytest.raises(datamanager.DataError, match='HEIC, WebP, AVIF and TIFF need RUNTIME=tf2'):
+                    pixels(path)
+            continue
+        options = {} if kind == 'TIFF' else lossy
+        face.save(str(path), kind, save_all=True, append_images=[face.rotate(180)], **options)
+        assert np.abs(pixels(path) - upright).mean() < 4, kind  # the first of several
+        face.save(str(path), kind, exif=exif.tobytes(), **options)
+        assert np.abs(pixels(path) - np.rot90(upright, 3)).mean() < 4, kind
+        path.rename(tmp_path / ('%s inside.jpg' % kind))
+    data = Dataset(str(tmp_path), (32, 32), cache=str(tmp_path / 'cache'), training=False)
+    assert len(data.names) + len(data.skipped) == len(list(tmp_path.glob('*.*')))
+    assert len(data.names) == (5 if 'HEIF' in datamanager.FORMATS else 1)
+
+
+@pytest.mark.skipif('HEIF' not in datamanager.FORMATS, reason='TensorFlow 2.21 only')
+def test_pictures_that_are_none_and_metadata_of_newer_kinds(tmp_path):
+    face = Image.open(face_paths()[0]).convert('RGB').resize((80, 100))
+    face.convert('F').save(str(tmp_path / 'float.tif'))
+    face.save(str(tmp_path / 'raw.nef'), 'TIFF', tiffinfo={254: 1})
+    for name, words in (('float.tif', '8 or 16 bits'), ('raw.nef', 'develop it first')):
+        with pytest.raises(datamanager.DataError, match=words):
+            datamanager.load_image(str(tmp_path / name), 32, 32, 3)
+    exif = Image.Exif()
+    exif[0x10f] = 'maker of cameras'
+    for kind, name in NEW.items():
+        face.save(str(tmp_path / name), kind, exif=exif.tobytes(), **({} if kind == 'TIFF' else {'quality': 90}))
+        whole = (tmp_path / name).read_bytes()
+        for at in (whole.index(b'maker'),) if kind == 'TIFF' else whole.index(b'MM\0*') + np.arange(8):
+            (tmp_path / 'b').write_bytes(whole[:at] + b'\xff' + whole[at + 1:])
+            assert np.abs(datamanager.load_image(str(tmp_path / 'b'), 100, 80, 3) - np.asarray(face, int)).mean() < 4
+
+
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(np.full((32, 32), 32896, np.uint16)).save(str(tmp_path / 'deep.png'))
     assert (datamanager.load_image(str(tmp_path / 'deep.png'), 32, 32, 1) == 128).all()

@@ -80,6 +80,21 @@ def test_strokes_are_the_hole_whether_drawn_in_colours_or_alpha(tmp_path, kind, 
     assert (mask == hole).mean() > .99 and .1 < hole.mean() < .5
 
 
+@pytest.mark.skipif('HEIF' not in datamanager.FORMATS, reason='TensorFlow 2.21 only')
+def test_masks_and_photos_of_newer_kinds(tmp_path):
+    for name in 'masks', 'photos':
+        (tmp_path / name).mkdir()
+    image, hole = strokes((0, 0, 0, 255), (0, 0, 0, 0))
+    face = Image.open(face_paths()[0]).resize((48, 64)).convert('RGB')
+    for kind, extension in (('HEIF', '.heic'), ('WEBP', '.webp'), ('AVIF', '.avif'), ('TIFF', '.tiff')):
+        image.save(str(tmp_path / 'masks' / (kind + extension)), kind, quality=90)
+        face.save(str(tmp_path / 'photos' / (kind + extension)), kind, quality=90, dpi=(300, 300))
+    restored = list(Photos([str(tmp_path / 'photos')], str(tmp_path / 'masks'), (32, 24, 3), str(tmp_path)))
+    assert len(restored) == 4
+    for photo in restored:
+        assert (photo.hole[:, :, 0] == hole).mean() > .98 and np.abs(photo.pixels - np.asarray(face, int)).mean() < 4
+
+
 def test_a_mask_that_does_not_tell_its_hole_is_refused(tmp_path):
     image, hole = strokes((0, 0, 0, 0), (0, 0, 0, 255))
     photo = Image.open(face_paths()[0]).resize((48, 64)).convert('RGB')
