@@ -182,7 +182,7 @@ def bare(data):
                 kept.append(data[at:end])
             at = end
     elif data[4:8] == b'ftyp':  # whose other items say how it is turned; one of an unknown kind is passed over
-        data = data.replace(b'Exif', b'none')
+        data = data.replace(b'Exif', b'none', 1)
     return b''.join(kept) + data[at:], exif
 
 
