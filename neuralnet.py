@@ -19,9 +19,7 @@ import tensorflow.compat.v1 as tf
 
 WIDTHS = (256, 128, 128, 64, 32) + (16,) * 4  # channels of the stages, from the coarsest on; even, see pair()
 PAINTER = 5                           # the first stage that sees the picture itself, and paints: the finest of a small network
-WINDOW_STAGE = 2                      # the decoder cuts out the window at this stage: its sides and origin are
-                                      # multiples of a cell of it
-
+WINDOW_STAGE = 2                      # where the decoder cuts out the window: its sides and origin are multiples of its cells
 SMALL, FAINT = .2, 1e-4               # gains of weights whose result is added: in a residual, or where a network grows; else 2
 ADVERSARY = 8e-4                      # weight of the adversarial loss per hidden value, since the squared error is a sum over
                                       # them: 4.2 for the 42x42x3 of a 128x128 photo

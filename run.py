@@ -288,7 +288,7 @@ def keep_apart(options, masks=()):
 
 def use(options, neuralnet, tf_process, models):
     """Test the trained model, restore photos with it, or export it."""
-    folder, kept = models.trained(options.checkpoints)
+    folder, kept = models.trained(options.checkpoints, models.FINE if options.restore or options.unmask else models.SHIPPED)
     trained = kept['mask'] if kept['mask'] in MASKS or os.path.isfile(kept['mask']) or not options.restore else 'center'
     mask = options.mask or trained
     shape = tuple(kept['size']) + (kept['channels'],)

@@ -18,7 +18,8 @@ from datamanager import lock, shown
 from neuralnet import stages_of
 from tf_process import RunError, models, newest_whole, remove, replacing, sync, unwritten
 
-SHIPPED = 'checkpoints/faces128'  # the included model, beside the program
+SHIPPED = 'checkpoints/faces128'  # the included models, beside the program: trainings begin from this one
+FINE = 'checkpoints/faces256'     # and photos are repainted with this one
 AVERAGE = '/ExponentialMovingAverage'
 FINGERPRINTS = 'faces', 'masks'  # settings that say what was in the files; an older config.json has none
 UNTRAINED = '%s: no trained model there: train one with python run.py first'
@@ -28,10 +29,10 @@ SIZED = 'channel_wise'  # the layer whose weights depend on the picture's size
 # ------------------------------------------------------------------------------------------------- the folder
 
 def locate(folder):
-    """`folder`; for SHIPPED the one beside the program, if there is none here: it can be named from anywhere."""
-    if os.path.normpath(folder) != os.path.normpath(SHIPPED) or models(folder) or exported(folder):
+    """`folder`; for an included one that beside the program, if there is none here: it can be named from anywhere."""
+    if os.path.normpath(folder) not in (SHIPPED, FINE) or models(folder) or exported(folder):
         return folder
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), SHIPPED)
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), folder)
 
 
 def is_utf8(name):
@@ -82,16 +83,16 @@ def check_owner(checkpoints):
         raise RunError('%s: not of this program: name another --checkpoints' % path)
 
 
-def trained(checkpoints):
-    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none the included one; says so."""
+def trained(checkpoints, included=SHIPPED):
+    """(folder, settings) of the model to use: that in `checkpoints`, or where there is none an included one; says so."""
     kept = settings(checkpoints)
     if kept is not None:
         return checkpoints, kept
-    kept = settings(SHIPPED)
+    kept = settings(included)
     if kept is None:
         raise RunError(UNTRAINED % checkpoints)
-    print('%s: no trained model there, so the included one is used, %s' % (checkpoints, SHIPPED))
-    return SHIPPED, kept
+    print('%s: no trained model there, so an included one is used, %s' % (checkpoints, included))
+    return included, kept
 
 
 def beginning(init, kept, size, packaged):

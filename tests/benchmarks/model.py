@@ -1,11 +1,14 @@
-"""The included model: trained again, and measured on the tenth of each source that it never saw.
+"""The included models: trained again, and measured on the tenth of each source that they never saw.
 
-    python tests/benchmarks/model.py --data data/open --train DIR [--runtime tf1|tf2]    train it again
-    python tests/benchmarks/model.py --data data/open [--checkpoints DIR] [--sheet PNG]  docs/model.md's tables
+    python tests/benchmarks/model.py --data data/open --train DIR                 train checkpoints/faces128 again
+    python tests/benchmarks/model.py --data data/open256 --size 256 --train DIR   checkpoints/faces256, which grows from it
+    python tests/benchmarks/model.py --data data/open                             the tables of docs/model.md; with
+                                     --data data/open256 --size 256 those of faces256
 
-A source is what the files' names begin with, up to the first '_'. --train leaves DIR/model, as checkpoints/faces128 is.
+A source is what the files' names begin with, up to the first '_'. --train leaves the model in DIR/model.
 """
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -17,11 +20,14 @@ from PIL import Image
 
 import common
 import judge
+from data import SOFT, SOURCES
 from extras import facemasks
 
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
-TRAINING = '--epoch', 100, '--adv_weight', .5, '--lr', 5e-4
+SMALL = os.path.join(common.ROOT, 'checkpoints', 'faces128')
+TRAINING = {128: ('--epoch', 40, '--batch', 8),
+            256: ('--epoch', 24, '--batch', 8, '--lr', 4e-4, '--adv_weight', 2, '--size', 256, '--init', SMALL)}
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
 SHOWN = 10  # faces on the sheet: the worst, the best, and some between
 
@@ -30,40 +36,54 @@ def source(name):
     return name.split('_')[0]
 
 
-def split(data, folder):
-    """Link the images of `data` into folder/train, as REPEATED says, and every tenth of each source into folder/test."""
+def enlarged():
+    """Names of the faces of 256x256 pixels whose source has fewer: they would teach blur."""
+    with open(SOURCES, newline='') as file:
+        return {os.path.basename(row['file']) for row in csv.DictReader(file, delimiter='\t')
+                if row['transform'] and np.hypot(*[float(part) for part in row['transform'].split()[:2]]) > SOFT}
+
+
+def split(data, folder, side):
+    """Link the images of `data` into folder/train, as REPEATED says, and every tenth of each source into folder/test.
+
+    Of faces of 256 pixels a `side` the enlarged ones are left out.
+    """
+    soft = enlarged() if side == 256 else ()
     names = sorted(name for name in os.listdir(data) if name.lower().endswith(('.jpg', '.png')))
     for part in ('train', 'test'):
         os.makedirs(os.path.join(folder, part))
     for _, group in itertools.groupby(names, source):
         for number, name in enumerate(group):
             part, times = ('test', 1) if number % 10 == 9 else ('train', REPEATED.get(source(name), 1))
-            for again in range(times):
+            for again in range(times * (name not in soft)):
                 os.symlink(os.path.join(os.path.abspath(data), name), os.path.join(folder, part, again * 'again_' + name))
 
 
-def worn_masks(folder):
+def worn_masks(folder, side):
     """Write holes as --unmask finds them, PNGs, to train on."""
     os.makedirs(folder)
-    random, face = np.random.RandomState(0), np.full((128, 128, 3), 128, np.uint8)
+    random, face = np.random.RandomState(0), np.full((side, side, 3), 128, np.uint8)
     for number in range(WORN):
         hole = facemasks.widen(facemasks.draw_mask(face, random)[1])
         Image.fromarray(255 * hole).save(os.path.join(folder, '%03d.png' % number))
 
 
-def train(data, folder, runtime):
+def train(data, folder, side, runtime):
     """Train as TRAINING says and export the model. The same command goes on where it stopped."""
     faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
     if not os.path.exists(os.path.join(folder, 'checkpoints', 'checkpoint')):
         for part in faces, worn:  # of a run that was stopped before its first epoch was done
             shutil.rmtree(part, ignore_errors=True)
-        split(data, faces)
-        worn_masks(worn)
-    common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, *TRAINING, runtime=runtime)
+        split(data, faces, side)
+        worn_masks(worn, side)
+    common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, *TRAINING[side],
+                   runtime=runtime)
     common.program(folder, '--export', model, runtime='tf1')  # both versions can serve that
     path = os.path.join(model, 'config.json')
     with open(path) as file:
         config = dict(json.load(file), mask=MASKS)  # not the folder, which nobody else has
+        if config['init'] != 'none':
+            config['init'] = os.path.relpath(config['init'], common.ROOT)
     with open(path, 'w') as file:
         json.dump(config, file, indent=1, sort_keys=True)
 
@@ -94,16 +114,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--data', required=True)
     parser.add_argument('--train', metavar='DIR')
-    parser.add_argument('--checkpoints', metavar='DIR', default=os.path.join(common.ROOT, 'checkpoints', 'faces128'))
+    parser.add_argument('--size', type=int, choices=(128, 256), default=128)
+    parser.add_argument('--checkpoints', metavar='DIR', help='the model to measure, instead of the included one')
     parser.add_argument('--sheet', metavar='PNG')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
     if options.train:
-        train(options.data, os.path.abspath(options.train), options.runtime)
+        train(options.data, os.path.abspath(options.train), options.size, options.runtime)
         return
+    options.checkpoints = options.checkpoints or os.path.join(common.ROOT, 'checkpoints', 'faces%d' % options.size)
     with tempfile.TemporaryDirectory() as folder:
         faces = os.path.join(folder, 'faces')
-        split(options.data, faces)
+        split(options.data, faces, options.size)
         report(options, faces, folder)
 
 

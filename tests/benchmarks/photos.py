@@ -4,7 +4,7 @@
            [--picture docs/unmask.png]
 
 Real portraits, --photos: `lower` and `center` of each face are hidden and restored, and judged (judge.py) against the
-hole left grey, a smooth fill and the mean of the faces in --faces. People with face masks, --masked: the share in
+hole left grey, a smooth fill and the mean of the faces in --faces, cut out of the photo at 256x256 (--side). People with face masks, --masked: the share in
 which a face is found, and in which dlib's detector finds one in the frame before and afterwards. Sheets of all: the
 photo, what the network saw, the hole, the result, in FOLDER, which should lie outside the project.
 """
@@ -19,14 +19,14 @@ import judge
 import neuralnet
 import tensorflow.compat.v1 as tf
 import tf_process
-from extras import faces, facemasks, masks, models, photos
+from extras import faces, facemasks, models, photos
 
 SHOWN = 6  # portraits in the picture
 
 
-def restored(session, network, paths, mask, out):
+def restored(session, network, paths, mask, side, out):
     """(found, done): numbers of photos with a face and with one restored; and of the first face of each of the latter
-    [true, masked, restored], each [N,H,W,3] uint8 in the network's frame. Writes a sheet of all faces."""
+    [true, masked, restored], each [N,side,side,3] uint8 in the network's frame. Writes a sheet of all faces."""
     shape, tiles, frames, found, done = network.images.shape.as_list()[1:], [], [], 0, 0
     for photo in photos.Photos(paths, mask, tuple(shape), 'results'):
         if isinstance(photo, str):
@@ -37,10 +37,11 @@ def restored(session, network, paths, mask, out):
         pixels = photos.paint(session, network, photo)
         tiles += [photos.stages(photo, frame, pixels) for frame in photo.frames]
         if photo.done and pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
-            frame, size = photo.frames[0], tuple(shape[:2])
-            true, after = [np.broadcast_to(faces.view(each, photo.hole * 0, frame.matrix, size), size + (3,))
+            matrix, size = photo.frames[0].matrix @ np.diag([shape[1] / side, shape[0] / side, 1]), (side, side)
+            true, after = [np.broadcast_to(faces.view(each, photo.hole * 0, matrix, size), size + (3,))
                            for each in (photo.seen, pixels)]
-            frames.append((true, tf_process.masked(true, frame.mask), after))
+            hole = (faces.warp(photo.hole * np.uint8(255), matrix, size) > 127).astype(np.uint8)
+            frames.append((true, tf_process.masked(true, hole), after))
     for first in range(0, len(tiles), tf_process.GRID):
         tf_process.write_png('%s_%d.png' % (out, first // tf_process.GRID),
                              tf_process.sheet(tiles[first:first + tf_process.GRID]))
@@ -70,7 +71,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True)
     parser.add_argument('--picture', metavar='PNG', help='draw face masks on some portraits and take them off again')
-    parser.add_argument('--checkpoints', default=models.SHIPPED)
+    parser.add_argument('--checkpoints', default=models.FINE)
+    parser.add_argument('--side', type=int, default=256, help='pixels at which a face is judged')
     for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', 'open')):
         parser.add_argument('--' + name, default=os.path.join(common.DATA, folder))
     options = parser.parse_args()
@@ -89,16 +91,16 @@ def main():
             draw(session, network, paths['photos'], options.picture)
         for mask in ('lower', 'center'):
             found, _, (true, masked, after) = restored(
-                session, network, paths['photos'], mask, os.path.join(options.out, mask))
-            hole = (masks.MASKS[mask](*shape[:2]) > 0)
-            smooth = np.array([faces.harmonic(each.astype(float), hole[:, :, 0]) for each in true]).astype(np.uint8)
-            mean = np.where(hole, mean_face(options.faces, shape[:2]), true)
+                session, network, paths['photos'], mask, options.side, os.path.join(options.out, mask))
+            holes = judge.find_holes(true, masked)
+            smooth = np.array([faces.harmonic(each.astype(float), hole) for each, hole in zip(true, holes)]).astype(np.uint8)
+            mean = np.where(holes[..., None], mean_face(options.faces, (options.side, options.side)), true)
             print('Portraits, mask %s: a face found in %d of %d.\n' % (mask, found, len(paths['photos'])))
             print(common.table(['hole'] + judge.MEASURES, [
                 [name] + judge.formatted(judge.measures(true, masked, pictures)) for name, pictures in (
                     ('grey', masked), ('smooth fill', smooth), ('mean face', mean), ('restored', after))]) + '\n',
                 flush=True)
-        found, done, (true, _, after) = restored(session, network, paths['masked'], facemasks.find_mask,
+        found, done, (true, _, after) = restored(session, network, paths['masked'], facemasks.find_mask, options.side,
                                                  os.path.join(options.out, 'unmasked'))
     seen = [np.mean([place is not None for place in judge.Recogniser().found(each)]) for each in (true, after)]
     print('Face masks: a face found in %d of %d, unmasked in %d; of these dlib\'s detector found a face in %.0f %% '
