@@ -351,15 +351,13 @@ class ContextEncoder:
                 # Where there are fewer images than devices one computes an image in vain: layers balk at none.
                 scale = tf.cast(last > first, tf.float32) / tf.cast(count, tf.float32)
                 towers.append(self._tower(self.images[first:tf.maximum(last, first + 1)], scale))
-        losses, *gradients = zip(*towers)
-        self.losses, variables = tf.add_n(losses), [tf.trainable_variables(player) for player in PLAYERS]
-        self.parameters = [sum(variable.shape.num_elements() for variable in each) for each in variables]
-        gradients = [self._sum(*parts) for parts in zip(variables, gradients)]
-        # Both players' gradients are complete before either's weights change.
-        with tf.control_dependencies(sum(gradients, [])):
-            moved = [self._descend(player + '_adam', *parts) for player, *parts in zip(PLAYERS, gradients, variables) if parts[0]]
-        with tf.control_dependencies(moved):
-            averaged = self._average(variables[0])
+        (losses, gradients), players = zip(*towers), [tf.trainable_variables(player) for player in PLAYERS]
+        self.losses, self.parameters = tf.add_n(losses), [sum(x.shape.num_elements() for x in each) for each in players]
+        gradients = self._sum(sum(players, []), gradients)
+        with tf.control_dependencies(gradients):  # both players' are complete before either's weights change
+            moved = self._descend(gradients, sum(players, []))
+        with tf.control_dependencies([moved]):
+            averaged = self._average(players[0])
             added = tf.assign_add(self.totals, tf.concat([tf.cast(self.losses, tf.float64), [1]], 0) * tf.cast(count, tf.float64))
         with tf.control_dependencies([averaged]):
             self.update = tf.group(added, tf.assign_add(self.step, 1))
@@ -374,7 +372,7 @@ class ContextEncoder:
         return total
 
     def _tower(self, images, scale):
-        """Both players on one device's share of a batch: (LOSSES, generator's gradients, discriminator's gradients).
+        """Both players on one device's share of a batch: (LOSSES, gradients of the generator's and then the discriminator's loss).
 
         All are sums over the share times `scale`, 1 / batch: those of the towers add up to the batch's means.
         """
@@ -387,16 +385,15 @@ class ContextEncoder:
         difference = (fill - real) * hole
         loss_rec = total(difference ** 2)
         if not self._weight:
-            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables), []
+            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, variables)
         logits_real, logits_fake = zip(*[tf.split(logits, 2) for logits in self._discriminator(
             tf.concat([real, real + difference], 0), hole)])
         loss_adv = mean([tf.nn.softplus(-logits) for logits in logits_fake])  # non-saturating, Goodfellow et al. 2014
         loss_dis = mean([tf.nn.softplus(-logits) for logits in logits_real]) + mean([tf.nn.softplus(x) for x in logits_fake])
         loss_generator = loss_rec + self._weight * ADVERSARY * self.shape[2] * tf.reduce_sum(hole) * loss_adv
         right = [mean([x > 0 for x in logits_real]), mean([x < 0 for x in logits_fake])]
-        return (tf.stack([loss_rec, loss_adv, loss_dis] + right),
-                tf.gradients(loss_generator, variables),
-                tf.gradients(loss_dis, tf.trainable_variables('discriminator')))
+        return tf.stack([loss_rec, loss_adv, loss_dis] + right), tf.gradients(loss_generator, variables) + tf.gradients(
+            loss_dis, tf.trainable_variables('discriminator'))
 
     def _prepare(self, images):
         """uint8 images as whole pictures and smoothly filled ones, [N,H',W',C] in [0, 1], hole, [1,H',W',1], and window.
@@ -429,8 +426,8 @@ class ContextEncoder:
             with tf.variable_scope('half'):
                 return [fine, judge(pool(windows, tf.nn.avg_pool), pool(hole, tf.nn.avg_pool), self.stages - 1)]
 
-    def _descend(self, name, gradients, variables):
-        """The operation that moves a player's weights: kernels of convolutions by Muon, all else by Adam, named `name`.
+    def _descend(self, gradients, variables):
+        """The operation that moves both players' weights: kernels of convolutions by Muon, all else by Adam.
 
         Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): a kernel moves by its gradients' momentum, made
         orthogonal. Rare directions count as much as common ones, and fewer steps teach as much.
@@ -439,12 +436,12 @@ class ContextEncoder:
         gradients, kernels = zip(*[each for each in pairs if len(each[1].shape) == 4])
         with tf.device(kernels[0].device):  # as one vector: few large operations, not many small ones
             gradient = tf.concat([tf.reshape(each, [-1]) for each in gradients], 0)
-            momentum = tf.get_variable(name + '/momentum', gradient.shape, tf.float32, tf.zeros_initializer(), trainable=False)
+            momentum = tf.get_variable('momentum', gradient.shape, tf.float32, tf.zeros_initializer(), trainable=False)
             ahead = gradient + .95 * tf.assign(momentum, gradient + .95 * momentum)  # Nesterov's
             steps = orthogonal([tf.reshape(part, [-1, kernel.shape[-1]]) for part, kernel in zip(
                 tf.split(ahead, [kernel.shape.num_elements() for kernel in kernels]), kernels)])
         moved = [tf.assign_sub(kernel, self.learning_rate * tf.reshape(step, kernel.shape)) for step, kernel in zip(steps, kernels)]
-        return tf.group(*moved, tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(
+        return tf.group(*moved, tf.train.AdamOptimizer(self.learning_rate, name='adam').apply_gradients(
             [each for each in pairs if len(each[1].shape) < 4]))
 
     def _average(self, variables):

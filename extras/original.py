@@ -7,7 +7,7 @@ loops, logs, pictures, checkpoints) is the program's.
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from neuralnet import ContextEncoder, crop, weight
+from neuralnet import PLAYERS, ContextEncoder, crop, weight
 
 WIDTHS = (16, 32, 64, 128, 128, 256)  # channels of the six stages, from the finest to the coarsest
 
@@ -96,15 +96,14 @@ class Original(ContextEncoder):
             painted = self._paint(whole, hole)
         loss_rec = scale * tf.reduce_sum((hole * (painted - whole)) ** 2)
         if not self._weight:
-            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, tf.trainable_variables('generator')), []
+            return tf.stack([loss_rec] + [tf.zeros([])] * 4), tf.gradients(loss_rec, tf.trainable_variables('generator'))
         logit_real, logit_fake = self._discriminator(whole), self._discriminator(painted)
         total = lambda x: scale * tf.reduce_sum(tf.cast(x, tf.float32))
         loss_adv = total(tf.nn.softplus(logit_fake))  # -log(1 - D): D is the sigmoid of the logit
         loss_dis = total(tf.nn.softplus(-logit_real)) + loss_adv
-        gradients = [tf.gradients(loss_rec + self._weight * loss_dis, tf.trainable_variables(player))
-                     for player in ('generator', 'discriminator')]
-        return [tf.stack([loss_rec, loss_adv, loss_dis, total(logit_real > 0), total(logit_fake < 0)])] + gradients
+        return tf.stack([loss_rec, loss_adv, loss_dis, total(logit_real > 0), total(logit_fake < 0)]), tf.gradients(
+            loss_rec + self._weight * loss_dis, sum(map(tf.trainable_variables, PLAYERS), []))
 
-    def _descend(self, name, gradients, variables):
-        """The operation that moves a player's weights, by Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980)."""
-        return tf.train.AdamOptimizer(self.learning_rate, name=name).apply_gradients(list(zip(gradients, variables)))
+    def _descend(self, gradients, variables):
+        """The operation that moves both players' weights, by Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980)."""
+        return tf.train.AdamOptimizer(self.learning_rate, name='adam').apply_gradients(list(zip(gradients, variables)))
