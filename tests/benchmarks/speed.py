@@ -3,6 +3,7 @@
     python tests/benchmarks/speed.py [--runtime tf1 tf2] [--data DIR] [--size 128] [--batch 64 4] [--pairs 3]
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
     python tests/benchmarks/speed.py --beside DIR   CPU time of a training step, beside another checkout of the program
+    python tests/benchmarks/speed.py --minutes 10   error against minutes of training, drawn into docs/
 
 Prints medians, and ratios to student.py (on TensorFlow 1.14, batch 64).
 """
@@ -215,6 +216,34 @@ def beside(options):
     print(common.table(['runtime', 'batch', 'CPU time of a step, ms', 'operations of a step', 'CPU time to build it, s'], rows))
 
 
+def race(options):
+    """Draw the error on held-out faces over minutes of training: the student's loop, --original, and the program."""
+    from matplotlib.figure import Figure
+    axes = Figure(figsize=(7, 3.5), tight_layout=True).subplots()
+    for name, runtime, arguments in (('the student\'s loop, 1.14', 'tf1', None), ('--original, 1.14', 'tf1', ['--original']),
+                                     ('the program, 1.14', 'tf1', []), ('the program, 2.21', 'tf2', [])):
+        with tempfile.TemporaryDirectory() as folder:
+            if arguments is None:
+                lines = json.loads(common.call([common.python(runtime), common.STUDENT, '--data', options.data, '--epoch', 1000,
+                                                '--minutes', options.minutes], folder).strip().split('\n')[-1])
+                curve = list(zip(lines['seconds'], lines['test_error']))
+            else:
+                process = subprocess.Popen([common.python(runtime), os.path.join(common.ROOT, 'run.py'), '--data', options.data]
+                                           + arguments, cwd=folder, stdout=subprocess.DEVNULL)
+                log, curve = os.path.join(folder, 'results', 'loss.csv'), []
+                while process.poll() is None and not (curve and curve[-1][0] > 60 * options.minutes):
+                    time.sleep(1)
+                    curve = [(float(row['seconds']), float(row['test_error'])) for row in common.read_table(log)] if (
+                        os.path.exists(log)) else []
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+        print(name, curve, flush=True)
+        axes.plot([seconds / 60 for seconds, _ in curve], [error for _, error in curve], 'o-', label=name, markersize=3)
+    axes.set(xlabel='minutes of training', ylabel='error of faces that it never saw', ylim=(0, None), xlim=(0, options.minutes))
+    axes.legend()
+    axes.figure.savefig(os.path.join(common.ROOT, 'docs', 'minutes.png'), dpi=90)
+
+
 def curves(options, images):
     """Print and draw the cost of a training step, of loading, and the memory, against size, images and files."""
     runtime, rows = options.runtime[0], []
@@ -277,6 +306,7 @@ def main():
     parser.add_argument('--images', type=int, default=200, help='at most so many of the folder')
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
+    parser.add_argument('--minutes', type=float)
     parser.add_argument('--beside', metavar='DIR', type=os.path.abspath, help='as git worktree add makes one')
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -286,6 +316,8 @@ def main():
         return
     if options.beside:
         return beside(options)
+    if options.minutes:
+        return race(options)
     import datamanager
     root = options.data if os.path.isdir(options.data) else datamanager.packaged_faces()[0]
     images = [os.path.abspath(os.path.join(root, name)) for name in datamanager.find_files(root)

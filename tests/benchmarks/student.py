@@ -1,6 +1,6 @@
 """The student project's loop around its own network, extras/original.py: what speed.py compares with.
 
-    python tests/benchmarks/student.py --data FOLDER [--epoch 1] [--batch 64] [--size 128] [--no-trace]
+    python tests/benchmarks/student.py --data FOLDER [--epoch 1] [--minutes M] [--batch 64] [--size 128] [--no-trace]
 
 It does what a first program does: decodes all images anew in each epoch on the main thread, scales each batch by its own
 least and largest value, drops what is left over of the last batch, traces each step, runs the graph a second time to read
@@ -56,6 +56,7 @@ def main():
     parser.add_argument('--data', required=True)
     for name, value in (('epoch', 1), ('batch', 64), ('size', 128)):
         parser.add_argument('--' + name, type=int, default=value)
+    parser.add_argument('--minutes', type=float, default=float('inf'), help='begin no epoch after so many')
     parser.add_argument('--no-trace', dest='trace', action='store_false')
     options = parser.parse_args()
     tf.logging.set_verbosity(tf.logging.ERROR)
@@ -68,14 +69,14 @@ def main():
     with tf_process.open_session() as session:
         figures['graph_seconds'] = time.time() - began
         random, spent = np.random.RandomState(0), 0
-        for _ in range(options.epoch):
+        while len(errors) < options.epoch and spent + testing < 60 * options.minutes:
             began = time.time()
             seen += train(session, network, parts[0], options, random)
             spent, began = spent + time.time() - began, time.time()
             errors.append(round(test(session, network, parts[1], options.size), 2))
             testing += time.time() - began
             seconds.append(round(spent + testing, 1))
-    figures.update(train_images_per_second=seen / spent, test_seconds_per_image=testing / len(parts[1]) / options.epoch,
+    figures.update(train_images_per_second=seen / spent, test_seconds_per_image=testing / len(parts[1]) / len(errors),
                    peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, seconds=seconds, test_error=errors)
     print(json.dumps(figures))
 
