@@ -1,4 +1,6 @@
 """Real faces at small sizes, and the program run as its users run it."""
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import datamanager
+from run import front_door
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_v2_behavior()
@@ -25,11 +28,22 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.module.__name__ != 'test_runtimes')
 
 
-def run(folder, *arguments, python=sys.executable):
-    """The finished process of `python run.py ARGUMENTS` in `folder`."""
-    arguments = [a if isinstance(a, bytes) else str(a) for a in arguments]
-    return subprocess.run([python, os.path.join(ROOT, 'run.py')] + arguments, cwd=str(folder),
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+def run(folder, *arguments, python=None):
+    """`run.py ARGUMENTS`, finished, in `folder`: by an interpreter, or in this process, as a notebook does, which is sooner done."""
+    arguments = [os.fsdecode(a) if isinstance(a, bytes) else str(a) for a in arguments]
+    if python:
+        return subprocess.run([python, os.path.join(ROOT, 'run.py')] + arguments, cwd=str(folder),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    said, here = [io.StringIO(), io.StringIO()], os.getcwd()
+    os.chdir(str(folder))
+    try:
+        with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+            status = front_door(arguments)
+    except SystemExit as end:
+        status = end.code
+    finally:
+        os.chdir(here)
+    return subprocess.CompletedProcess(arguments, status, *[stream.getvalue() for stream in said])
 
 
 def read_terminal(terminal, words=None):
@@ -75,4 +89,4 @@ def colour_faces(tmp_path_factory):
 def trained(tmp_path_factory):
     """The folder in which two epochs on the packaged faces at 32x32 were run, and the finished process."""
     folder = tmp_path_factory.mktemp('trained')
-    return folder, run(folder, '--size', 32, '--epoch', 2, '--batch', 16)
+    return folder, run(folder, '--size', 32, '--epoch', 2, '--batch', 16, python=sys.executable)

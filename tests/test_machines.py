@@ -192,7 +192,7 @@ def test_a_port_that_is_taken_gets_a_sentence(tmp_path, monkeypatch):
         taken.listen(1)
         monkeypatch.setenv('TF_CONFIG', '{"cluster": {"ps": ["127.0.0.1:1"], "worker": ["127.0.0.1:%d"]}, %s}' % (
             taken.getsockname()[1], ONE))
-        process = run(tmp_path, '--size', 32)
+        process = run(tmp_path, '--size', 32, python=sys.executable)
     assert process.returncode == 2 and process.stderr.count('\n') == 1, process.stderr
     assert 'port' in process.stderr and 'TF_CONFIG' in process.stderr
 
