@@ -26,10 +26,12 @@ from extras import facemasks
 MASKS = 'center,lower,free'
 WORN = 300  # holes of drawn face masks that it is trained on, too
 SMALL = os.path.join(common.ROOT, 'checkpoints', 'faces128')
-TRAINING = {128: ('--epoch', 40, '--batch', 8),
-            256: ('--epoch', 24, '--batch', 8, '--lr', 4e-4, '--adv_weight', 2, '--size', 256, '--init', SMALL)}
+GROWN = '--size', 256, '--epoch', 12, '--batch', 8, '--lr', 4e-4
+TRAINING = {128: [('--epoch', 40, '--batch', 8)],  # trainings, one after another
+            256: [GROWN + ('--adv_weight', 2, '--init', SMALL), GROWN + ('--adv_weight', 4, '--init', 'checkpoints0')]}
 REPEATED = {'18f': 4}  # times a face of this source comes in an epoch: photos like those that people have are few
-SHOWN = 10  # faces on the sheet: the worst, the best, and some between
+SHOWN = 6  # faces on the sheet: the worst, the best, and some between
+MAY_BE_SHOWN = '18f', 'congress', 'sd3', 'sfhq', 't2i'
 
 
 def source(name):
@@ -71,19 +73,18 @@ def worn_masks(folder, side):
 def train(data, folder, side, runtime):
     """Train as TRAINING says and export the model. The same command goes on where it stopped."""
     faces, worn, model = [os.path.join(folder, name) for name in ('faces', 'worn', 'model')]
-    if not os.path.exists(os.path.join(folder, 'checkpoints', 'checkpoint')):
+    if not os.path.exists(os.path.join(folder, 'checkpoints0', 'checkpoint')):
         for part in faces, worn:  # of a run that was stopped before its first epoch was done
             shutil.rmtree(part, ignore_errors=True)
         split(data, faces, side)
         worn_masks(worn, side)
-    common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, *TRAINING[side],
-                   runtime=runtime)
-    common.program(folder, '--export', model, runtime='tf1')  # both versions can serve that
+    for number, arguments in enumerate(TRAINING[side]):
+        common.program(folder, '--data', faces, '--mask', MASKS + ',' + worn, '--checkpoints', 'checkpoints%d' % number,
+                       '--results', 'results%d' % number, *arguments, runtime=runtime)
+    common.program(folder, '--checkpoints', 'checkpoints%d' % number, '--export', model, runtime='tf1')  # both can serve that
     path = os.path.join(model, 'config.json')
     with open(path) as file:
         config = dict(json.load(file), mask=MASKS)  # not the folder, which nobody else has
-        if config['init'] != 'none':
-            config['init'] = os.path.relpath(config['init'], common.ROOT)
     with open(path, 'w') as file:
         json.dump(config, file, indent=1, sort_keys=True)
 
@@ -103,11 +104,12 @@ def report(options, faces, folder):
             chosen = [part[(sources == name) | (name == 'all')] for part in pictures]
             print(common.row([name, len(chosen[0])] + judge.formatted(judge.measures(*chosen))), flush=True)
         if options.sheet and mask == 'center':
-            error = ((pictures[0].astype(float) - pictures[2]) ** 2).sum((1, 2, 3))
-            ranks = np.argsort(-error)[np.unique(np.linspace(0, len(error) - 1, SHOWN).astype(int))]
+            shown = np.flatnonzero(np.isin(sources, MAY_BE_SHOWN))
+            error = ((pictures[0][shown].astype(float) - pictures[2][shown]) ** 2).sum((1, 2, 3))
+            ranks = shown[np.argsort(-error)[np.unique(np.linspace(0, len(error) - 1, SHOWN).astype(int))]]
             lines = [np.concatenate(list(part[ranks]), 1) for part in pictures]
-            Image.fromarray(np.concatenate(lines, 0)).save(options.sheet)
-            print('\n%s: from the worst to the best of %d by error: true, hidden, restored' % (options.sheet, len(error)))
+            Image.fromarray(np.concatenate(lines, 0)).save(options.sheet, quality=90)
+            print('\n%s: from the worst to the best of %d by error: true, hidden, restored' % (options.sheet, len(shown)))
 
 
 def main():
@@ -116,7 +118,7 @@ def main():
     parser.add_argument('--train', metavar='DIR')
     parser.add_argument('--size', type=int, choices=(128, 256), default=128)
     parser.add_argument('--checkpoints', metavar='DIR', help='the model to measure, instead of the included one')
-    parser.add_argument('--sheet', metavar='PNG')
+    parser.add_argument('--sheet', metavar='JPG')
     parser.add_argument('--runtime', choices=('tf1', 'tf2'))
     options = parser.parse_args()
     if options.train:

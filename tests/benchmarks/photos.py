@@ -1,7 +1,7 @@
 """What becomes of ordinary photos: are faces found, and is what is painted a face, and that person's?
 
     python tests/benchmarks/photos.py --out FOLDER [--checkpoints DIR] [--photos DIR] [--masked DIR] [--faces DIR]
-           [--picture docs/unmask.png]
+           [--picture docs/unmask.jpg]
 
 Real portraits, --photos: `lower` and `center` of each face are hidden and restored, and judged (judge.py) against the
 hole left grey, a smooth fill and the mean of the faces in --faces, cut out of the photo at 256x256 (--side). People with face masks, --masked: the share in
@@ -12,6 +12,7 @@ import argparse
 import os
 
 import numpy as np
+from PIL import Image
 
 import common
 import datamanager
@@ -64,13 +65,13 @@ def draw(session, network, paths, picture):
         hole = facemasks.find_mask(worn)
         restored = session.run(network.restored, {network.images: worn[None], network.mask: hole})[0]
         columns.append(np.concatenate([true, worn, tf_process.to_bytes(restored)]))
-    tf_process.write_png(picture, np.concatenate(columns, 1))
+    Image.fromarray(np.concatenate(columns, 1)).save(picture, quality=90)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', required=True)
-    parser.add_argument('--picture', metavar='PNG', help='draw face masks on some portraits and take them off again')
+    parser.add_argument('--picture', metavar='JPG', help='draw face masks on some portraits and take them off again')
     parser.add_argument('--checkpoints', default=models.FINE)
     parser.add_argument('--side', type=int, default=256, help='pixels at which a face is judged')
     for name, folder in (('photos', 'photos'), ('masked', 'masked'), ('faces', 'open')):
