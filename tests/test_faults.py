@@ -238,7 +238,7 @@ def test_a_nasty_folder_is_trained_on(tmp_path, colour_faces):
     face.resize((1, 1)).save(str(folder / 'tiny.png'))
     (folder / ('zz' + 60 * '\u6df1')).mkdir()
     face.save(str(folder / ('zz' + 60 * '\u6df1') / (60 * '\u3044' + '.png')))
-    process = run(tmp_path, '--data', folder, '--size', 32, '--epoch', 1)
+    process = run(tmp_path, '--data', folder, '--size', 32, '--epoch', 1, python=sys.executable)  # which escapes odd names
     assert process.returncode == 0, process.stderr
     assert '43 to train on, 4 to test on' in process.stdout
     assert [line for line in process.stdout.split('\n') if line.startswith('skipped')] and 'Warning' not in process.stderr
