@@ -30,7 +30,7 @@ SIZED = 'channel_wise'  # the layer whose weights depend on the picture's size
 
 def locate(folder):
     """`folder`; for an included one that beside the program, if there is none here: it can be named from anywhere."""
-    if os.path.normpath(folder) not in (SHIPPED, FINE) or models(folder) or exported(folder):
+    if os.path.normpath(folder) not in map(os.path.normpath, (SHIPPED, FINE)) or models(folder) or exported(folder):
         return folder
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), folder)
 

@@ -36,10 +36,10 @@ def program(folder, *arguments, runtime=None, change=''):
     return call((python(runtime),) + start + arguments, folder)
 
 
-def read_table(path):
+def read_table(path, delimiter=','):
     """The rows of a CSV file, each a dictionary of strings."""
     with open(path, newline='') as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, delimiter=delimiter))
 
 
 def row(cells):

@@ -15,7 +15,6 @@ FOLDER is made, whole or not at all. The repositories are cloned (git, a network
 that goes afterwards. DIR may have them already: as OWNER+NAME or NAME, bare or not.
 """
 import argparse
-import csv
 import itertools
 import os
 import random
@@ -85,8 +84,7 @@ def listed(place, clones):
 
 def sources(kinds, clones):
     """Yield (Pillow image, its rows in SOURCES) for each image that pictures of some kinds are made of."""
-    with open(SOURCES, newline='') as file:
-        rows = [row for row in csv.DictReader(file, delimiter='\t') if row['file'].split('/')[0] in kinds]
+    rows = [row for row in common.read_table(SOURCES, '\t') if row['file'].split('/')[0] in kinds]
     rows.sort(key=lambda row: (row['repository'], row['blob']))
     for name, group in itertools.groupby(rows, lambda row: row['repository']):
         images = [list(rows) for _, rows in itertools.groupby(group, lambda row: row['blob'])]

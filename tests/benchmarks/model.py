@@ -8,7 +8,6 @@
 A source is what the files' names begin with, up to the first '_'. --train leaves the model in DIR/model.
 """
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -40,9 +39,8 @@ def source(name):
 
 def enlarged():
     """Names of the faces of 256x256 pixels whose source has fewer: they would teach blur."""
-    with open(SOURCES, newline='') as file:
-        return {os.path.basename(row['file']) for row in csv.DictReader(file, delimiter='\t')
-                if row['transform'] and np.hypot(*[float(part) for part in row['transform'].split()[:2]]) > SOFT}
+    return {os.path.basename(row['file']) for row in common.read_table(SOURCES, '\t')
+            if row['transform'] and np.hypot(*[float(part) for part in row['transform'].split()[:2]]) > SOFT}
 
 
 def split(data, folder, side):
