@@ -177,11 +177,13 @@ def test_a_step_moves_kernels_far_in_more_than_one_direction(faces):
         before = session.run(variables)
         session.run(network.update, feed(network, faces.images(faces.train[:8]), CENTER, rate))
         steps = [new - old for new, old in zip(session.run(variables), before)]
-    kernels = [step.reshape(-1, step.shape[-1]) for step in steps if step.ndim == 4]
+    kernels = [(variable.op.name, step.reshape(-1, step.shape[-1])) for variable, step in zip(variables, steps) if step.ndim == 4]
     assert len(kernels) > 30
-    values = [np.linalg.svd(step, compute_uv=False) / (.2 * rate * np.sqrt(len(step))) for step in kernels]
-    assert all(.6 < each[0] < 1.3 for each in values), values
-    assert np.mean([each[1] > .6 for each in values if len(each) > 1]) > .8, values  # so few pictures have few more
+    for name, step in kernels:  # so few pictures, so small, have not a gradient in every direction
+        values = np.linalg.svd(step, compute_uv=False) / (.2 * rate * np.sqrt(len(step)))
+        assert .6 < values[0] < 1.3
+        if name != 'discriminator/half/judge4/kernel':  # of which a window of a few cells asks hardly more than one
+            assert (values[1:2] > .6).all(), name
     assert all(0 < np.abs(step).max() < 1.01 * rate for step in steps if step.ndim != 4)
 
 
