@@ -81,16 +81,18 @@ def convolve(x, kernel, padding='SAME'):
 
 @tf.RegisterGradient('ForwardConvolution')
 def _convolve_gradients(op, dy):
-    """The gradients of `convolve`. That of its input is a forward convolution, too, with the flipped kernel.
+    """The gradients of `convolve`, both forward convolutions: that of its input with the flipped kernel, that of its kernel
+    with images and channels in each other's place.
 
-    On TensorFlow 1.14's CPU kernels this takes half the time of `Conv2DBackpropInput`.
+    On TensorFlow 1.14's CPU kernels they take half and three quarters of the time of Conv2DBackpropInput and -Filter.
     """
     (x, kernel), padding = op.inputs, op.get_attr('padding').decode()
     side = int(kernel.shape[0])
     flipped = tf.transpose(reverse(kernel, [1, side ** 2, -1]), [0, 1, 3, 2])
-    around = tf.pad(dy, [[0, 0], [side - 1] * 2, [side - 1] * 2, [0, 0]]) if padding == 'VALID' else dy
-    return convolve(around, flipped, padding), tf.nn.conv2d_backprop_filter(
-        x, tf.shape(kernel), dy, strides=[1, 1, 1, 1], padding=padding)
+    border = lambda cells: [[0, 0], [cells] * 2, [cells] * 2, [0, 0]]
+    wide, around = (x, tf.pad(dy, border(side - 1))) if padding == 'VALID' else (tf.pad(x, border(side // 2)), dy)
+    swapped = tf.nn.conv2d(tf.transpose(wide, [3, 1, 2, 0]), tf.transpose(dy, [1, 2, 0, 3]), strides=[1, 1, 1, 1], padding='VALID')
+    return convolve(around, flipped, padding), tf.transpose(swapped, [1, 2, 0, 3])
 
 
 def low(x):

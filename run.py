@@ -15,6 +15,7 @@ import sys
 import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')           # TensorFlow's own chatter, before it is imported
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')           # the seam's small systems: threads wait for busy cores there
 os.environ.pop('MPLBACKEND', None)                           # a notebook's, whose packages may be missing here; none is used
 warnings.filterwarnings('ignore', category=FutureWarning)    # TensorFlow 1.14 on any numpy above 1.16
 warnings.filterwarnings('ignore', category=DeprecationWarning)

@@ -4,6 +4,7 @@
     python tests/benchmarks/speed.py --curves       cost against size, images and files, drawn into docs/
     python tests/benchmarks/speed.py --beside DIR   CPU time of a training step, beside another checkout of the program
     python tests/benchmarks/speed.py --minutes 10   error against minutes of training, drawn into docs/
+    python tests/benchmarks/speed.py --photo PHOTO  where the seconds of restoring a photo go, as run.py --restore does it
 
 Prints medians, and ratios to student.py (on TensorFlow 1.14, batch 64).
 """
@@ -131,6 +132,40 @@ def step(root, batch, steps=20):
         return dict(figures, step_ms=1000 * (time.process_time() - began) / max(steps * 4 // batch, 3))
 
 
+def cold(path):
+    """{what: seconds} of restoring a photo with the included model, in a process that has done nothing yet."""
+    parts, began = {}, time.time()
+
+    def done(what):
+        parts[what] = time.time() - began - sum(parts.values())
+    import run  # which sets how threads are used
+    done('import run.py')
+    import tensorflow.compat.v1 as tf
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    tf.disable_v2_behavior()
+    done('import TensorFlow')
+    import neuralnet
+    import tf_process
+    from extras import faces, models, photos
+    done('import all else')
+    faces.detector()
+    done('load the detector')
+    kept = models.settings(models.FINE)
+    shape = tuple(kept['size']) + (kept['channels'],)
+    photo = photos.Photo(path, 'photo', 'center', shape, faces.find_faces)
+    done('read the photo, find its faces')
+    network = neuralnet.ContextEncoder(shape, devices=())
+    done('build the graph')
+    with tf_process.open_session() as session:
+        models.load(session, network, models.FINE)
+        done('load the weights')
+        pixels = photos.paint(session, network, photo)
+        done('paint, mend the seam')
+        tf_process.write_png('photo.png', pixels)
+        done('write the result')
+    return parts
+
+
 # ------------------------------------------------------------------------------------------------ the two tables
 
 def worker(runtime, folder, *arguments):
@@ -214,6 +249,17 @@ def beside(options):
                        for runs in found.values()]
             rows.append([runtime, batch] + ['%.3g -> %.3g (%.2fx)' % (old, new, old / new) for old, new in zip(*medians)])
     print(common.table(['runtime', 'batch', 'CPU time of a step, ms', 'operations of a step', 'CPU time to build it, s'], rows))
+
+
+def restoring(options):
+    """Print where the seconds of restoring a photo go: medians."""
+    columns = []
+    for runtime in options.runtime:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [worker(runtime, folder, 'cold', options.photo) for _ in range(options.pairs)]
+        columns.append({part: np.median([run[part] for run in runs]) for part in runs[0]})
+    rows = [[part] + ['%.2f' % column[part] for column in columns] for part in columns[0]]
+    print(common.table(['seconds'] + options.runtime, rows + [['all'] + ['%.2f' % sum(each.values()) for each in columns]]))
 
 
 def race(options):
@@ -307,15 +353,18 @@ def main():
     parser.add_argument('--pairs', type=int, default=3)
     parser.add_argument('--curves', action='store_true')
     parser.add_argument('--minutes', type=float)
+    parser.add_argument('--photo', type=os.path.abspath)
     parser.add_argument('--beside', metavar='DIR', type=os.path.abspath, help='as git worktree add makes one')
     parser.add_argument('--worker', nargs='+', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         kind, data, numbers = options.worker[0], options.worker[1], [int(text) for text in options.worker[2:]]
-        print(json.dumps({'measure': measure, 'load': load, 'step': step}[kind](data, *numbers)))
+        print(json.dumps({'measure': measure, 'load': load, 'step': step, 'cold': cold}[kind](data, *numbers)))
         return
     if options.beside:
         return beside(options)
+    if options.photo:
+        return restoring(options)
     if options.minutes:
         return race(options)
     import datamanager
