@@ -102,7 +102,8 @@ def test_killed_and_started_again_it_ends_as_an_unbroken_run(tmp_path_factory):
         terminal, end = pty.openpty()  # which gets a bar
         anew = ['--restart'] if number == signal.SIGTERM else []
         nohup = ['nohup'] if number == signal.SIGKILL else []
-        process = subprocess.Popen(nohup + command + anew, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end)
+        process = subprocess.Popen(nohup + command + anew, cwd=str(tmp_path), stdout=subprocess.DEVNULL, stderr=end,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # where pytest has nohup
         os.close(end)
         read_terminal(terminal, b'images/s')  # in the middle of an epoch
         if nohup:
