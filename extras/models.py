@@ -184,21 +184,26 @@ def load(session, network, folder):
     wanted = [(variable, variable.op.name + AVERAGE) for variable in network.generator_variables]
     wanted += [(variable, variable.op.name) for variable in tf.global_variables() if variable.op.name.endswith(AVERAGE)]
     wanted += [(variable, variable.op.name) for variable in network.discriminator_variables]
-    values, stages, anew, loaded = _read(folder, [name for _, name in wanted]), stages_of(config['size']), set(), []
+    values, stages, anew, loaded = _read(folder, [name for _, name in wanted]), stages_of(config['size']), set(), {}
     for variable, name in wanted:
         value = grey(values[name], variable.shape.as_list()) if name in values else None
         if value is not None and list(value.shape) == variable.shape.as_list():
-            loaded.append((variable.initializer, value))
+            loaded[variable] = value
         elif name.endswith(AVERAGE):
             layer = name.split('/')[1]
             if layer != SIZED and int(re.sub(r'\D', '', layer) or 0) < stages:
                 raise RunError('%s: the model there is of another network: its %s differs' % (folder, name[:-len(AVERAGE)]))
             anew.add(layer)
-    # In one run, as Variable.load() does it for each: a hundred runs take most of a second.
-    session.run([initializer for initializer, _ in loaded], {initializer.inputs[1]: value for initializer, value in loaded})
+    _assign(session, loaded)
     if anew:
         print('its pictures were %dx%d, these are %dx%d: begun anew: %s' % (
             tuple(config['size']) + network.shape[:2] + (', '.join(sorted(anew)),)))
+
+
+def _assign(session, values):
+    """Give variables their arrays, a dictionary, in one run; Variable.load() for each of a hundred takes most of a second."""
+    session.run([variable.initializer for variable in values],
+                {variable.initializer.inputs[1]: value for variable, value in values.items()})
 
 
 def _read(folder, names):
@@ -252,8 +257,7 @@ def export(session, network, folder, config):
         images, mask, restored = tf.import_graph_def(
             used, {name + ':0': tf.cast(variable.read_value(), tf.float32) for name, variable in variables.items()},
             [tensor.name for tensor in (network.images, network.mask, restored)], name='network')
-        for name, variable in variables.items():
-            variable.load(weights[name], writing)
+        _assign(writing, {variable: weights[name] for name, variable in variables.items()})
         signature = tf.saved_model.predict_signature_def({'images': images, 'mask': mask}, {'restored': restored})
         with replacing(folder) as part:
             try:
