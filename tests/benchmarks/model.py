@@ -99,8 +99,8 @@ def train(data, folder, side, runtime):
 def average(exports, model):
     """Give an exported model the means of the weights of `exports`, exported models.
 
-    Of trainings from one beginning they make fewer errors than either (Wortsman et al. 2022, "Model soups",
-    https://arxiv.org/abs/2203.05482): what each adversary was taken in by differs, and fades.
+    Of trainings from one beginning (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482): the faults that
+    each adversary let pass differ, and fade in the mean.
     """
     readers, path = [tf.train.load_checkpoint(*models.exported(export)) for export in exports], models.exported(model)[0]
     with tf.Graph().as_default(), tf.Session() as session:
