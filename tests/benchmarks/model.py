@@ -86,8 +86,6 @@ def train(data, folder, side, runtime):
     exports = [os.path.join(folder, 'export%d' % number) for number in AVERAGED[side]]
     for number, export in zip(AVERAGED[side], exports):  # by TensorFlow 1.14: both can serve that
         common.program(folder, '--checkpoints', 'checkpoints%d' % number, '--export', export, runtime='tf1')
-    shutil.rmtree(model, ignore_errors=True)
-    shutil.copytree(exports[0], model)
     average(exports, model)
     path = os.path.join(model, 'config.json')
     with open(path) as file:
@@ -97,18 +95,20 @@ def train(data, folder, side, runtime):
 
 
 def average(exports, model):
-    """Give an exported model the means of the weights of `exports`, exported models.
+    """Write the first of `exports`, exported models, to the folder `model`, with the means of the weights of all.
 
     Of trainings from one beginning (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482): the faults that
     each adversary let pass differ, and fade in the mean.
     """
-    readers, path = [tf.train.load_checkpoint(*models.exported(export)) for export in exports], models.exported(model)[0]
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(exports[0], model)
+    readers = [tf.train.load_checkpoint(*models.exported(export)) for export in exports]
     with tf.Graph().as_default(), tf.Session() as session:
         mean = lambda name: np.mean([reader.get_tensor(name).astype(np.float32) for reader in readers], 0)
         saver = tf.train.Saver([tf.get_variable(name, initializer=mean(name).astype(np.float16))
                                 for name in readers[0].get_variable_to_shape_map()])
         session.run(tf.global_variables_initializer())
-        saver.save(session, path, write_meta_graph=False, write_state=False)
+        saver.save(session, *models.exported(model), write_meta_graph=False, write_state=False)
 
 
 def report(options, faces, folder):
